@@ -170,7 +170,10 @@ def frozen_eval(model: nn.Module) -> Iterator[None]:
 
 
 def _refuse(name: str, module: nn.Module) -> None:
-    if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)) and module.dropout > 0:
+    hidden = module.dropout if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)) else 0.0
+    if isinstance(module, nn.TransformerEncoderLayer):  # its fast path in eval mode never calls its dropout modules
+        hidden = max(module.dropout.p, module.dropout1.p, module.dropout2.p)
+    if hidden > 0:
         raise UserError(
             f"layer '{name}' ({type(module).__name__}) hides its dropout from eval mode; set its dropout to 0, or use"
             " timm's attention"

@@ -1,8 +1,8 @@
 """Monte-Carlo dropout (Gal & Ghahramani 2016): T passes with dropout active, and nothing else in training mode.
 
 l_t = log_softmax(logits_t); log p = logsumexp_t(l_t) - log T; H = -sum p log p; E = mean_t H(p_t); MI = H - E.
-All in float64, streamed over passes: memory is O(N K). MI is biased low for small T, by about (K - 1) / (2 T) of its
-effective counts: report T beside it.
+All in float64, streamed over passes: memory is O(N K). MI is biased low for small T, so T
+is reported beside it.
 """
 
 # N samples, D features, K classes, T dropout passes, B rows of a batch (one per sample and pass)
@@ -62,7 +62,7 @@ class McAccumulator:
         mutual_N = predictive_N - expected_N
         bound_N = predictive_N.clamp(max=min(math.log(classes), math.log(passes)))
         assert bool(((mutual_N >= -1e-12) & (mutual_N <= bound_N + 1e-12)).all()), "mutual information out of its bounds"
-        variance_NK = self._squares_NK / passes - (self._sum_NK / passes).square()
+        variance_NK = (self._squares_NK / passes - (self._sum_NK / passes).square()).clamp(min=0)
         return McResult(
             log_p_NK=_float64(log_p_NK),
             predictive_entropy_N=_float64(predictive_N),

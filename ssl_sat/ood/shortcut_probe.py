@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_sat.bands import band, find
+from ssl_sat.bands import find
 from ssl_sat.ood.gaussian import TiedGaussian, fit_tied
 from ssl_sat.ood.score import Scores
 from ssl_sat.spec import ConfigError
@@ -125,6 +125,5 @@ class ShortcutProbe:
 
 
 def describe(bands: Sequence[str]) -> str:
-    """One line for a report: which bands stand for red, green and blue."""
-    names = [bands[at] for at in display_positions(bands)]
-    return "; ".join(f"{role} = {name} ({band(name).wavelength_nm:g} nm)" for role, name in zip("RGB", names, strict=True))
+    """Say which bands stand for red, green and blue, for a report."""
+    return ", ".join(f"{role} = {bands[at]}" for role, at in zip("RGB", display_positions(bands), strict=True))
