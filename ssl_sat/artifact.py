@@ -155,9 +155,9 @@ def hash_files(folder: Path) -> dict[str, str]:
     }
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write sorted, indented JSON durably: a temporary file beside the target, fsync, replace."""
-    write_atomic(path, (json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+def write_json(path: Path, data: Any, sort: bool = True) -> None:
+    """Write indented JSON durably: a temporary file beside the target, fsync, replace."""
+    write_atomic(path, (json.dumps(data, indent=1, sort_keys=sort, allow_nan=False) + "\n").encode())
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -44,7 +44,8 @@ class Spec(BaseModel):
 
     def science(self) -> dict[str, Any]:
         """Return the part of the spec that decides the result, as JSON-ready data with runtime fields left out."""
-        return _science(self)
+        fields = type(self).model_fields
+        return {name: _science(getattr(self, name)) for name, field in fields.items() if not _is_runtime(field)}
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "") -> Self:
@@ -57,8 +58,7 @@ class Spec(BaseModel):
 
 def _science(value: Any) -> Any:
     if isinstance(value, Spec):
-        fields = type(value).model_fields
-        return {name: _science(getattr(value, name)) for name, field in fields.items() if not _is_runtime(field)}
+        return value.science()
     if isinstance(value, Mapping):
         return {str(key): _science(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

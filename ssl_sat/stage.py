@@ -156,7 +156,7 @@ def _make(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref], ref: Ref) ->
     resumed = partial.exists()
     partial.mkdir(parents=True, exist_ok=True)
     print(f"{stage.name}: {'resuming' if resumed else 'making'} {ref.path}", flush=True)
-    artifacts.write_json(partial / "config.json", dict(ref.config))
+    artifacts.write_json(partial / "config.json", dict(ref.config), sort=False)  # phases have an order
     started = time.time()
     opened = {slot: Artifact.open(r.path) for slot, r in inputs.items()}
     metrics = artifacts.check_metrics(stage.run(spec, opened, partial))

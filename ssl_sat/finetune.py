@@ -1,0 +1,140 @@
+"""Fine-tune an encoder on labelled patches, in phases.
+
+    python -m ssl_sat.finetune                                     # the latest pretrained encoder
+    python -m ssl_sat.finetune init=outputs/pretrain/vit-bigearthnet_v1-simclr-s0
+    python -m ssl_sat.finetune init=scratch encoder=resnet18 phases=full epochs=10
+
+Encoder, bands and normalisation come from the starting artifact. Where the data has other bands, the stem
+is mapped (`stem=by_name|by_wavelength|mean|random`). Test accuracy is measured once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from ssl_sat.artifact import Ref
+from ssl_sat.augment.spec import AugmentSpec
+from ssl_sat.encoders import ENCODERS
+from ssl_sat.optim.spec import OptimSpec
+from ssl_sat.pack import PackedData, pack_of
+from ssl_sat.pretrain import encoder_label, science
+from ssl_sat.spec import ConfigError, Spec
+from ssl_sat.stage import Inputs, Lookup, Metrics, Stage
+from ssl_sat.training.spec import PhasesSpec, TrainerSpec
+
+
+class HeadSpec(Spec):
+    """Classification head: `hidden` layers with ReLU and dropout, as in the study d-512-256-K; [] is linear."""
+
+    hidden: tuple[int, ...] = (512, 256)
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class FinetuneSpec(PackedData):
+    """What to fine-tune, from which start, on what, in which phases. batch_size is of all devices."""
+
+    registries: ClassVar = {**PackedData.registries, "encoder": ENCODERS}
+
+    init: str = "latest"
+    encoder: SerializeAsAny[Spec] | None = None
+    stem: Literal["by_name", "by_wavelength", "mean", "random"] = "by_name"
+    head: HeadSpec = HeadSpec()
+    phases: PhasesSpec
+    augment: AugmentSpec
+    optim: OptimSpec
+    trainer: TrainerSpec = TrainerSpec()
+    bands: tuple[str, ...] | None = None
+    batch_size: int = Field(ge=2)
+    image_size: int | None = Field(None, ge=8)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_of_one_phase(cls, values: Any) -> Any:
+        """`epochs=10` is short for the epochs of the only phase; with several it says which key to set."""
+        values = {**values}
+        epochs = values.pop("epochs", None)
+        if epochs is not None:
+            values["phases"] = with_epochs(values["phases"], epochs)
+        return values
+
+
+def with_epochs(phases: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """Return the phases with the epochs of their only step replaced; ConfigError when there are several."""
+    steps = phases["steps"]
+    if len(steps) != 1:
+        keys = ", ".join(f"phases.steps.{name}.epochs" for name in steps)
+        raise ConfigError(f"epochs={epochs}: phases={phases['name']} has {len(steps)} phases; set {keys}")
+    return {**phases, "steps": {name: {**step, "epochs": epochs} for name, step in steps.items()}}
+
+
+def run(spec: FinetuneSpec, inputs: Inputs, out: Path) -> Metrics:
+    """Train phase by phase, write the classifier, evaluate val and test; return flat metrics."""
+    from ssl_sat.data.packed import Pack
+    from ssl_sat.training import engine, finetuning, model_io, setup
+
+    engine.prepare(spec.trainer, out)
+    pack = Pack.open(inputs["data"].path)
+    classes = setup.single_label_classes(pack)
+    encoder, card = setup.starting_encoder(spec, pack, inputs)
+    card = card.model_copy(update={"classes": classes, "head": spec.head.model_dump()})
+    model = model_io.with_head(encoder, card, spec.seed)
+    setup.memory_format(model, spec.trainer)
+    views = setup.views(spec.augment, pack, card, spec.seed, num_views=1)
+    counts = finetuning.train_phases(spec, model, views, pack, out)
+    setup.record_inputs(out, card, {"data": pack})
+    model_io.save_model(out, model, card)
+    return {**counts, **finetuning.evaluate(spec, model, views, pack, out)}
+
+
+def _inputs(spec: FinetuneSpec, lookup: Lookup) -> dict[str, Ref]:
+    if spec.init in ("scratch", "imagenet"):
+        if spec.encoder is None:
+            raise ConfigError(f"init={spec.init} needs an encoder, as in encoder=resnet18")
+        return {"data": pack_of(spec, lookup, spec.data, spec.pack)}
+    start = lookup.artifact("pretrain", spec.init)
+    _refuse_conflict(spec, start)
+    return {"data": pack_of(spec, lookup, spec.data, spec.pack), "init": start}
+
+
+def _refuse_conflict(spec: FinetuneSpec, start: Ref) -> None:
+    """An artifact brings its own encoder; another one asked for beside it is a mistake, not a wish."""
+    if spec.encoder is not None and spec.encoder != ENCODERS.parse(start.config["encoder"]):
+        raise ConfigError(
+            f"encoder={encoder_label(spec.encoder)} conflicts with init={start.path}, which holds "
+            f"{encoder_label(ENCODERS.parse(start.config['encoder']))}. Leave encoder out, or choose init=scratch."
+        )
+
+
+def _choices(spec: FinetuneSpec, inputs: Mapping[str, Ref]) -> str:
+    encoder = spec.encoder or ENCODERS.parse(inputs["init"].config["encoder"])
+    start = inputs["init"].config["method"]["name"] if "init" in inputs else spec.init
+    data = inputs["data"].config["data"]["name"]
+    return f"{encoder_label(encoder)}-{start}-{data}-{spec.phases.name}-s{spec.seed}"
+
+
+FINETUNE = Stage(
+    "finetune",
+    1,
+    FinetuneSpec,
+    run,
+    _choices,
+    _inputs,
+    science,
+    code=(
+        "ssl_sat.training.finetuning", "ssl_sat.training.setup", "ssl_sat.training.classifier", "ssl_sat.data.loader",
+        "ssl_sat.augment.views", "ssl_sat.augment.geometric", "ssl_sat.encoders.stem", "ssl_sat.methods.heads",
+        "ssl_sat.optim.schedule", "ssl_sat.evaluation.classification",
+    ),
+)  # fmt: skip
+
+
+if __name__ == "__main__":
+    from ssl_sat.config import main
+
+    main(FINETUNE)

@@ -1,0 +1,113 @@
+"""Pretrain an encoder without labels.
+
+    python -m ssl_sat.pretrain encoder=vit                                    # BigEarthNet, SimCLR
+    python -m ssl_sat.pretrain data=npy data.root=/data/patches encoder=resnet18 epochs=100
+
+Method: SimCLR (Chen et al. 2020, arXiv:2002.05709). The artifact holds the encoder with its card
+(bands, units, normalisation, origin), the projection head, the history and flat metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, SerializeAsAny
+
+from ssl_sat.artifact import Ref
+from ssl_sat.augment.spec import AugmentSpec
+from ssl_sat.encoders import ENCODERS
+from ssl_sat.methods import METHODS
+from ssl_sat.optim.spec import OptimSpec
+from ssl_sat.pack import PackedData, pack_of
+from ssl_sat.spec import Spec
+from ssl_sat.stage import Inputs, Lookup, Metrics, Stage
+from ssl_sat.training.spec import TrainerSpec
+
+
+class PretrainSpec(PackedData):
+    """What to pretrain, on what, how. `bands: null` takes all bands of the pack; batch_size is of all devices."""
+
+    registries: ClassVar = {**PackedData.registries, "encoder": ENCODERS, "method": METHODS}
+
+    encoder: SerializeAsAny[Spec]
+    method: SerializeAsAny[Spec]
+    augment: AugmentSpec
+    optim: OptimSpec
+    trainer: TrainerSpec = TrainerSpec()
+    init: str = "scratch"
+    stem: str = "by_name"
+    bands: tuple[str, ...] | None = None
+    split: str = "train"
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    image_size: int = Field(64, ge=8)
+    seed: int = Field(0, ge=0)
+
+
+def run(spec: PretrainSpec, inputs: Inputs, out: Path) -> Metrics:
+    """Train and write encoder, head, card, history; return flat metrics."""
+    from ssl_sat.data.packed import Pack
+    from ssl_sat.training import engine, model_io, pretraining, setup
+
+    engine.prepare(spec.trainer, out)
+    pack = Pack.open(inputs["data"].path)
+    rows = setup.rows_of(pack, spec.split)
+    encoder, card = setup.starting_encoder(spec, pack, inputs)
+    method = METHODS.build(spec.method, encoder=encoder, seed=spec.seed)
+    views = setup.views(spec.augment, pack, card, spec.seed, num_views=method.num_views)
+    setup.memory_format(method, spec.trainer)
+    module = pretraining.PretrainModule(
+        method, views, pack, rows, spec.optim, spec.batch_size, spec.seed, spec.trainer.channels_last
+    )
+    engine.fit(module, spec.trainer, out, epochs=spec.epochs, label="pretrain")
+    setup.record_inputs(out, card, {"data": pack})
+    model_io.save_model(out, method.encoder, card)
+    model_io.save_head(out, method)
+    return pretraining.summarise(out / "history.jsonl", spec, encoder, rows)
+
+
+def _inputs(spec: PretrainSpec, lookup: Lookup) -> dict[str, Ref]:
+    refs = {"data": pack_of(spec, lookup, spec.data, spec.pack)}
+    if spec.init not in ("scratch", "imagenet"):
+        refs["init"] = lookup.artifact("pretrain", spec.init)
+    return refs
+
+
+def science(spec: Any) -> dict[str, Any]:
+    """The spec's science, with the path of a starting artifact left to the input's fingerprint."""
+    own = spec.science()
+    return {**own, "init": own["init"] if own["init"] in ("scratch", "imagenet") else "artifact"}
+
+
+def _choices(spec: PretrainSpec, inputs: Mapping[str, Ref]) -> str:
+    start = "" if spec.init == "scratch" else "imagenet-" if spec.init == "imagenet" else "continued-"
+    data = inputs["data"].config["data"]["name"]
+    return f"{start}{encoder_label(spec.encoder)}-{data}-{spec.method.name}-s{spec.seed}"  # type: ignore[attr-defined]
+
+
+def encoder_label(spec: Any) -> str:
+    """The encoder's name in an artifact's: the registry's, or timm's for a model chosen by timm's name."""
+    return spec.model.replace("/", "_") if spec.name == "timm" else spec.name
+
+
+PRETRAIN = Stage(
+    "pretrain",
+    1,
+    PretrainSpec,
+    run,
+    _choices,
+    _inputs,
+    science,
+    code=(
+        "ssl_sat.training.pretraining", "ssl_sat.training.setup", "ssl_sat.data.loader", "ssl_sat.augment.views",
+        "ssl_sat.augment.geometric", "ssl_sat.augment.radiometric", "ssl_sat.losses.nt_xent", "ssl_sat.optim.schedule",
+    ),
+)  # fmt: skip
+
+
+if __name__ == "__main__":
+    from ssl_sat.config import main
+
+    main(PRETRAIN)

@@ -1,0 +1,64 @@
+"""Checkpoints that a kill or a power cut cannot damage, and the choice of the one to resume from."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from ssl_sat.artifact import sync_folder
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write beside the target, fsync, replace, fsync the folder.
+
+    Lightning's own plugin writes under TMPDIR and moves without fsync, which leaves half a file when killed
+    while TMPDIR is on another file system. Reading uses weights_only: a checkpoint cannot run code.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save to a local path."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp")
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        sync_folder(target.parent)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load tensors and plain data only."""
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+
+def checkpoint_callback(folder: Path, every_n_steps: int) -> ModelCheckpoint:
+    """Save every n steps, keep the two newest."""
+    return ModelCheckpoint(
+        dirpath=folder,
+        filename="{step:09d}",
+        monitor="step",
+        mode="max",
+        save_top_k=2,
+        every_n_train_steps=every_n_steps,
+        auto_insert_metric_name=False,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )
+
+
+def newest(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint of a folder; remove leftovers of a killed save."""
+    for orphan in folder.glob(".*.tmp"):
+        orphan.unlink()
+    for path in sorted(folder.glob("*.ckpt"), key=lambda p: int(p.stem), reverse=True):
+        if zipfile.is_zipfile(path):
+            return path
+        path.unlink()
+    return None

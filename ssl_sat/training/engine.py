@@ -1,0 +1,120 @@
+"""Lightning's Trainer, set up so that a killed run continues to the bit (see docs/architecture.md, 'Resume')."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+
+from ssl_sat.artifact import write_json
+from ssl_sat.provenance import device_facts
+from ssl_sat.seeding import key
+from ssl_sat.spec import ConfigError
+from ssl_sat.stage import record_facts
+from ssl_sat.training.callbacks import History, PlainProgress
+from ssl_sat.training.checkpoints import AtomicCheckpointIO, checkpoint_callback, newest
+from ssl_sat.training.spec import TrainerSpec
+
+
+def prepare(spec: TrainerSpec, out: Path) -> None:
+    """Set the thread count and record the devices."""
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    warnings.filterwarnings("ignore", ".*IterableDataset.*__len__.*")
+    warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    record_facts(out, device=device_facts())
+
+
+def fit(
+    module: pl.LightningModule,
+    spec: TrainerSpec,
+    out: Path,
+    *,
+    epochs: int,
+    label: str,
+    phase: str = "",
+    callbacks: Sequence[pl.Callback] = (),
+) -> None:
+    """Train for `epochs`, from the newest checkpoint under `out/checkpoints/<phase>` if there is one.
+
+    When it returns, the module holds the weights of the last step and the checkpoints are gone.
+    """
+    folder = out / "checkpoints" / (phase or "run")
+    trainer = pl.Trainer(
+        accelerator=spec.accelerator,
+        devices=_devices(spec),
+        num_nodes=spec.num_nodes,
+        strategy=spec.strategy,
+        precision=spec.precision,
+        max_epochs=epochs,
+        gradient_clip_val=spec.clip_norm,
+        plugins=[AtomicCheckpointIO()],
+        logger=_loggers(spec, out, phase),
+        callbacks=[
+            *callbacks,
+            History(out / "history.jsonl", spec.log_every_n_steps, phase),
+            *_progress(spec, label),
+            checkpoint_callback(folder, spec.checkpoint_every_n_steps),
+        ],
+        enable_progress_bar=spec.progress and sys.stdout.isatty(),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=spec.log_every_n_steps,
+        default_root_dir=out,
+    )
+    _check_world(trainer, spec)
+    resume = newest(folder)
+    trainer.fit(module, ckpt_path=str(resume) if resume else None)
+
+
+def _devices(spec: TrainerSpec) -> int | str:
+    """On the CPU 'auto' means one process: its threads already use every core."""
+    if spec.devices == "auto" and (spec.accelerator == "cpu" or not _has_accelerator()):
+        return 1
+    return spec.devices
+
+
+def _has_accelerator() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def _check_world(trainer: pl.Trainer, spec: TrainerSpec) -> None:
+    if isinstance(spec.devices, int) and trainer.world_size != spec.devices * spec.num_nodes:
+        raise ConfigError(
+            f"trainer.devices={spec.devices} on trainer.num_nodes={spec.num_nodes} was asked for, "
+            f"but {trainer.world_size} processes run; check the launcher (torchrun, srun)."
+        )
+
+
+def _loggers(spec: TrainerSpec, out: Path, phase: str) -> list[Logger]:
+    if not spec.tensorboard:
+        return []
+    return [TensorBoardLogger(out, name="tensorboard", version=phase or "run")]
+
+
+def _progress(spec: TrainerSpec, label: str) -> list[pl.Callback]:
+    if not spec.progress:
+        return []
+    return [RichProgressBar(leave=True)] if sys.stdout.isatty() else [PlainProgress(label)]
+
+
+def reseed(seed: int, module: pl.LightningModule, batch_idx: int) -> None:
+    """Seed torch for this step by key, so that dropout after a resume is that of an uninterrupted run.
+
+    The one place that seeds globally: dropout layers of third-party encoders draw from the global generator.
+    """
+    torch.manual_seed(key(seed, "step", module.current_epoch, batch_idx, module.global_rank))
+
+
+def mark_done(out: Path, phase: str) -> None:
+    """Note that a phase is finished."""
+    write_json(out / "checkpoints" / phase / "done.json", {"phase": phase})

@@ -1,0 +1,107 @@
+"""The Lightning module of one phase of fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssl_sat.augment.views import Views
+from ssl_sat.data.loader import PatchLoader
+from ssl_sat.data.packed import Batch, Pack
+from ssl_sat.optim.spec import OptimSpec
+from ssl_sat.training.classifier import Classifier, set_trainable, train_mode
+from ssl_sat.training.engine import reseed
+from ssl_sat.training.pretraining import scheduled
+from ssl_sat.training.spec import Phase
+
+
+class FinetuneModule(pl.LightningModule):
+    """Train what the phase lets train on the pack's train rows; validate on its val rows, never on test.
+
+    epoch_offset: epochs of earlier phases, so that no two epochs share order, views or dropout.
+    """
+
+    def __init__(
+        self, model: Classifier, views: Views, pack: Pack, phase: Phase, optim: OptimSpec, *, batch_size: int,
+        seed: int, epoch_offset: int, label_smoothing: float, rows: np.ndarray,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.model, self.views, self.pack = model, views, pack
+        self.phase, self.optim_spec, self.batch_size = phase, optim, batch_size
+        self.seed, self.epoch_offset, self.label_smoothing, self.rows = seed, epoch_offset, label_smoothing, rows
+        self.trainable = set_trainable(model, phase.train)
+        self.step_logs: dict[str, Tensor] = {}
+        self.validation_logs: dict[str, Tensor] = {}
+        self._sums = torch.zeros(3, dtype=torch.float64)
+
+    def _loader(self, rows: np.ndarray, train: bool) -> PatchLoader:
+        return PatchLoader(
+            self.pack, rows, self.batch_size, seed=self.seed + self.epoch_offset * 1_000_003, shuffle=train,
+            drop_last=train and len(rows) >= self.batch_size, rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size, progress=self._progress if train else None,
+        )  # fmt: skip
+
+    def train_dataloader(self) -> PatchLoader:
+        """Shuffled batches of the train split."""
+        return self._loader(self.rows, train=True)
+
+    def val_dataloader(self) -> PatchLoader | list[Any]:
+        """The val split in order; nothing when the pack has none."""
+        rows = self.pack.rows("val")
+        return self._loader(rows, train=False) if len(rows) else []
+
+    def _progress(self) -> tuple[int, int]:
+        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+
+    def on_train_epoch_start(self) -> None:
+        """Freeze what the phase freezes, its batch norm included."""
+        train_mode(self.model, self.phase.train)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy on one augmented view."""
+        reseed(self.seed + self.epoch_offset * 1_000_003, self, batch_idx)
+        with torch.no_grad():
+            x_NCHW = self.views(batch.groups, batch.rows_N, self.current_epoch + self.epoch_offset)[0]
+        logits_NK = self._forward(x_NCHW)
+        loss = F.cross_entropy(logits_NK.float(), batch.labels_N, label_smoothing=self.label_smoothing)
+        accuracy = (logits_NK.argmax(1) == batch.labels_N).float().mean()
+        self.step_logs = {"loss": loss.detach(), "accuracy": accuracy.detach()}
+        return loss
+
+    def _forward(self, x_NCHW: Tensor) -> Tensor:
+        if self.phase.train == "head":  # the trunk is frozen and in eval mode: no graph is needed
+            with torch.no_grad():
+                h_ND = self.model.features(x_NCHW)
+            return self.model.head(h_ND)
+        return self.model(x_NCHW)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums."""
+        self._sums = torch.zeros(3, dtype=torch.float64)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add loss, hits and count of the centre view."""
+        logits_NK = self.model(self.views.center(batch.groups)).float()
+        loss = F.cross_entropy(logits_NK, batch.labels_N, reduction="sum")
+        hits = (logits_NK.argmax(1) == batch.labels_N).sum()
+        count = torch.tensor(float(len(batch.labels_N)), device=loss.device)
+        self._sums = self._sums.to(loss.device) + torch.stack([loss.double(), hits.double(), count.double()])
+
+    def on_validation_epoch_end(self) -> None:
+        """Sum over ranks and keep the means for the history."""
+        sums = self.all_gather(self._sums).reshape(-1, 3).sum(0)
+        if sums[2] > 0:
+            self.validation_logs = {"val_loss": sums[0] / sums[2], "val_accuracy": sums[1] / sums[2]}
+
+    def configure_optimizers(self) -> Any:
+        """A fresh optimiser over what trains in this phase, with its own warm-up and cosine."""
+        total = int(self.trainer.estimated_stepping_batches)
+        per_epoch = max(1, total // self.phase.epochs)
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        spec = self.optim_spec.model_copy(update={"lr": self.phase.lr})
+        return scheduled(spec, named, self.batch_size, total, per_epoch)

@@ -1,0 +1,99 @@
+"""Weights with the card that says what they expect: builder, bands, units, normalisation, origin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ssl_sat.artifact import write_json
+from ssl_sat.encoders import ENCODERS
+from ssl_sat.methods.heads import ClassifierHead
+from ssl_sat.spec import MissingInput, Spec, UserError
+from ssl_sat.training.classifier import Classifier
+
+
+class Normalisation(Spec):
+    """x = (value - mean) / std per band; unit says what the value is."""
+
+    unit: Literal["reflectance", "display", "float"]
+    mean: dict[str, float]
+    std: dict[str, float]
+    origin: str
+
+    def of(self, bands: tuple[str, ...]) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation in the order of the bands."""
+        return [self.mean[name] for name in bands], [self.std[name] for name in bands]
+
+
+class ModelCard(Spec):
+    """What `model.json` holds; enough to build the network and to feed it."""
+
+    format: Literal["ssl_sat.model/1"] = "ssl_sat.model/1"
+    encoder: dict[str, Any]
+    bands: tuple[str, ...]
+    image_size: int
+    gsd_m: float | None
+    normalisation: Normalisation
+    initialisation: str
+    trained_on: list[str]
+    classes: list[str] | None = None
+    head: dict[str, Any] | None = None
+
+
+def build_encoder(card: ModelCard, seed: int = 0) -> nn.Module:
+    """Build the card's encoder with fresh weights."""
+    spec = ENCODERS.parse(card.encoder)
+    return ENCODERS.build(spec, bands=card.bands, image_size=card.image_size, seed=seed)
+
+
+def build_classifier(card: ModelCard, seed: int = 0) -> Classifier:
+    """Build the card's encoder and head with fresh weights."""
+    encoder = build_encoder(card, seed)
+    return Classifier(encoder, ClassifierHead(encoder.embed_dim, len(card.classes or ()), **(card.head or {}), seed=seed))
+
+
+def save_model(out: Path, model: nn.Module, card: ModelCard) -> None:
+    """Write `model.safetensors` and `model.json`."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, out / "model.safetensors")
+    write_json(out / "model.json", card.model_dump(mode="json"), sort=False)
+
+
+def load_card(folder: Path) -> ModelCard:
+    """Read `model.json`; MissingInput if the artifact holds no model."""
+    path = folder / "model.json"
+    if not path.is_file():
+        raise MissingInput(f"{folder} holds no model (no model.json). Give an artifact of pretrain or finetune.")
+    return ModelCard.model_validate_json(path.read_text())
+
+
+def load_encoder(folder: Path) -> tuple[nn.Module, ModelCard]:
+    """Load the encoder of a pretrain or finetune artifact, with its card."""
+    card = load_card(folder)
+    encoder = build_encoder(card)
+    state = load_file(folder / "model.safetensors")
+    if card.classes is not None:
+        state = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
+    _load(encoder, state, folder)
+    return encoder, card
+
+
+def load_classifier(folder: Path) -> tuple[Classifier, ModelCard]:
+    """Load a fine-tuned classifier in eval mode, with its card."""
+    card = load_card(folder)
+    if card.classes is None:
+        raise UserError(f"{folder} holds an encoder without a classifier. Fine-tune it: python -m ssl_sat.finetune init={folder}")
+    model = build_classifier(card)
+    _load(model, load_file(folder / "model.safetensors"), folder)
+    return model.eval(), card
+
+
+def _load(model: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"the weights in {folder} do not fit their own model.json: {error}") from None

@@ -1,0 +1,68 @@
+"""The Lightning module of pretraining: views, method, optimiser, schedule. No loop of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from ssl_sat.augment.views import Views
+from ssl_sat.data.loader import PatchLoader
+from ssl_sat.data.packed import Batch, Pack
+from ssl_sat.optim import build_optimizer
+from ssl_sat.optim.schedule import warmup_cosine
+from ssl_sat.optim.spec import OptimSpec
+from ssl_sat.training.engine import reseed
+
+
+class PretrainModule(pl.LightningModule):
+    """Optimise a method on the views of a pack's rows.
+
+    batch_size is that of all devices together.
+    """
+
+    def __init__(
+        self, method: Any, views: Views, pack: Pack, rows: Any, optim: OptimSpec, batch_size: int, seed: int,
+        channels_last: bool,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.method, self.views = method, views
+        self.pack, self.rows, self.optim_spec = pack, rows, optim
+        self.batch_size, self.seed, self.channels_last = batch_size, seed, channels_last
+        self.step_logs: dict[str, Tensor] = {}
+        self.validation_logs: dict[str, Tensor] = {}
+
+    def train_dataloader(self) -> PatchLoader:
+        """Equal, shuffled batches."""
+        return PatchLoader(
+            self.pack, self.rows, self.batch_size, seed=self.seed, shuffle=True, drop_last=True,
+            rank=self.trainer.global_rank, world_size=self.trainer.world_size, progress=self._progress,
+        )  # fmt: skip
+
+    def _progress(self) -> tuple[int, int]:
+        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step: V views of N patches in one forward pass."""
+        reseed(self.seed, self, batch_idx)
+        with torch.no_grad():
+            x_VNCHW = self.views(batch.groups, batch.rows_N, self.current_epoch)
+        loss, logs = self.method.loss(x_VNCHW)
+        self.step_logs = {"loss": loss.detach(), **{name: value.detach() for name, value in logs.items()}}
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser with warm-up and cosine to zero, per step."""
+        total = int(self.trainer.estimated_stepping_batches)
+        per_epoch = max(1, total // int(self.trainer.max_epochs or 1))
+        return scheduled(self.optim_spec, self.method.named_parameters(), self.batch_size, total, per_epoch)
+
+
+def scheduled(spec: OptimSpec, named: Any, batch_size: int, total: int, per_epoch: int) -> dict[str, Any]:
+    """Return Lightning's optimiser dictionary: peak rate scaled by the global batch, warm-up, cosine to zero."""
+    optimizer = build_optimizer(spec, named, batch_size)
+    warmup = min(round(spec.warmup_epochs * per_epoch), total - 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, total, warmup, 1.0))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

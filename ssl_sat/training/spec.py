@@ -1,0 +1,56 @@
+"""Specs of training: the Trainer, the phases of fine-tuning, where watching goes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from ssl_sat.spec import Spec, runtime
+
+
+class TrainerSpec(Spec):
+    """How the Trainer runs. Only the precision is science; the rest must not change the result."""
+
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    clip_norm: float | None = Field(None, gt=0)
+    accelerator: str = runtime("auto")
+    devices: int | str = runtime("auto")
+    num_nodes: int = runtime(1)
+    strategy: str = runtime("auto")
+    threads: int | None = runtime(None)
+    channels_last: bool = runtime(True)
+    compile: bool = runtime(False)
+    checkpoint_every_n_steps: int = runtime(200, ge=1)
+    log_every_n_steps: int = runtime(10, ge=1)
+    progress: bool = runtime(True)
+    tensorboard: bool = runtime(True)
+
+
+class Phase(Spec):
+    """A stretch of fine-tuning: how long, what trains, at which peak rate.
+
+    train: 'head', 'last_stage' (the encoder's last stage and the head) or 'all'.
+    """
+
+    epochs: int = Field(ge=1)
+    train: Literal["head", "last_stage", "all"]
+    lr: float = Field(gt=0)
+
+
+class PhasesSpec(Spec):
+    """Phases in their order, each with a name of its own so that it can be overridden: `phases.steps.head.epochs=2`."""
+
+    name: str
+    steps: dict[str, Phase]
+
+    @field_validator("steps")
+    @classmethod
+    def _not_empty(cls, steps: dict[str, Phase]) -> dict[str, Phase]:
+        if not steps:
+            raise ValueError("at least one phase is needed")
+        return steps
+
+    def science(self) -> dict[str, Any]:
+        """The phases as a list, because their order decides the result."""
+        return {"steps": [phase.science() for phase in self.steps.values()]}
