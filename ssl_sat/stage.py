@@ -41,14 +41,22 @@ class StageSpec(Spec):
     def _parse_components(cls, values: Any) -> Any:
         values = dict(values)
         for name, registry in cls.registries.items():
-            if values.get(name) is not None:
-                values[name] = registry.parse(values[name])
+            value = values.get(name)
+            if isinstance(value, (list, tuple)):
+                values[name] = tuple(registry.parse({"name": v} if isinstance(v, str) else v) for v in value)
+            elif value is not None:
+                values[name] = registry.parse(value)
         return values
 
-    def selected(self) -> list[Entry]:
-        """The registry entries that this spec selects."""
-        chosen = [(registry, getattr(self, name)) for name, registry in self.registries.items()]
-        return [registry[spec.name] for registry, spec in chosen if spec is not None]
+    def selected(self) -> dict[str, Entry]:
+        """The registry entries that this spec selects, by `<kind>:<name>`. A field may hold one spec or several."""
+        found = {}
+        for field_name, registry in self.registries.items():
+            value = getattr(self, field_name)
+            for spec in value if isinstance(value, tuple) else (value,):
+                if spec is not None:
+                    found[f"{registry.kind}:{spec.name}"] = registry[spec.name]
+        return found
 
 
 @dataclass(frozen=True)
@@ -106,12 +114,7 @@ class Stage:
 
 def fingerprint(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref]) -> str:
     """Return the sha256 (hex) of everything that decides the result of a stage."""
-    registries = type(spec).registries
-    versions = {stage.name: stage.version}
-    for name, registry in registries.items():
-        if getattr(spec, name) is not None:
-            entry = registry[getattr(spec, name).name]
-            versions[f"{registry.kind}:{entry.name}"] = entry.version
+    versions = {stage.name: stage.version, **{name: entry.version for name, entry in spec.selected().items()}}
     identity = {
         "stage": stage.name,
         "science": stage.science(spec),
@@ -209,7 +212,7 @@ def _still_good(done: Artifact, stage: Stage, spec: StageSpec) -> bool:
 
 
 def _modules(stage: Stage, spec: StageSpec) -> list[str]:
-    return [*stage.code, *(entry.module for entry in spec.selected())]
+    return [*stage.code, *(entry.module for entry in spec.selected().values())]
 
 
 def _linked(done: Artifact) -> Artifact:
