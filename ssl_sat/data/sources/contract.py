@@ -1,0 +1,198 @@
+"""The contract of a source: what a data set on disk must be able to say about itself.
+
+A source lists its patches (cheaply, without decoding pixels), states facts that hold for all of them, and reads
+one patch at a time. `read` needs nothing but the source and a reference, so that it can run in worker processes.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ssl_sat.data.spec import DataSpec, Level
+from ssl_sat.data.splits import Assigned, assign_fractions, subset
+from ssl_sat.spec import MissingInput, UserError
+
+LabelKind = Literal["none", "single", "multi"]
+
+
+class UnreadablePatch(Exception):
+    """A patch that cannot be used as it is; the text is the reason that quarantine.csv shows."""
+
+
+@dataclass(frozen=True)
+class PatchRef:
+    """One patch: `path` is its file or folder relative to the source's root; `labels` are class names.
+
+    `problem` is a defect found while listing (labels that cannot be read); such a patch is quarantined unread.
+    """
+
+    id: str
+    path: str
+    split: str = ""
+    labels: tuple[str, ...] = ()
+    place: str | None = None
+    time: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Bands of one resolution; `gsd_m` is None where it is not known."""
+
+    bands: tuple[str, ...]
+    height: int
+    width: int
+    gsd_m: float | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What holds for every patch of a source. Reflectance or display value = (dn - offset) / scale.
+
+    `decode` names what happens between the decoded pixels of the file and the record.
+    """
+
+    sensor: str
+    level: Level
+    groups: tuple[Group, ...]
+    dtype: Literal["uint8", "uint16", "float32"]
+    scale: float
+    offset: float
+    decode: Mapping[str, str | int | None]
+    synthetic: bool = False
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of all bands, group after group."""
+        return tuple(name for group in self.groups for name in group.bands)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All patches to pack, sorted by id, with their splits; `absent` were named by a list but are not on disk.
+
+    `unlisted` are on disk but in no list, and left out. `split_files` maps the lists that were read to sha256.
+    """
+
+    refs: tuple[PatchRef, ...]
+    classes: tuple[str, ...]
+    label_kind: LabelKind
+    absent: int = 0
+    unlisted: int = 0
+    split_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Source(abc.ABC):
+    """Base of every source. Subclasses find patches and read one; splits and subsets are shared here."""
+
+    label_kind: LabelKind = "single"
+    needs = "a folder of patches"  # what `root` must be, and where it is to be had: shown when it is missing
+
+    def __init__(self, spec: DataSpec) -> None:
+        self.spec = spec
+
+    @cached_property
+    def root(self) -> Path:
+        """The folder of the data set; MissingInput when it is not set or not there."""
+        if self.spec.root is None:
+            raise MissingInput(f"{self.spec.name}: data.root is not set. It must be {self.needs}.")
+        root = Path(self.spec.root).expanduser()
+        if not root.is_dir():
+            raise MissingInput(f"{self.spec.name}: no folder '{root}' (data.root). It must be {self.needs}.")
+        return root
+
+    @abc.abstractmethod
+    def inventory(self) -> list[tuple[str, int]]:
+        """Ids on disk with the size in bytes of single-file patches (0 for folders). Cheap: no file is opened."""
+
+    @abc.abstractmethod
+    def find(self) -> list[PatchRef]:
+        """All patches on disk with labels, place and time; the split is '' unless the data set itself states it."""
+
+    @abc.abstractmethod
+    def assign(self, refs: list[PatchRef]) -> Assigned:
+        """Say which split every patch is in."""
+
+    @property
+    @abc.abstractmethod
+    def facts(self) -> Facts:
+        """Sensor, bands, sizes, units: the same for all patches."""
+
+    @abc.abstractmethod
+    def read(self, ref: PatchRef) -> list[np.ndarray]:
+        """Return one array (C_g, H_g, W_g) per resolution group, or raise UnreadablePatch with the reason."""
+
+    def split_files(self) -> list[Path]:
+        """The files that decide splits or labels: their digests are inputs of a pack."""
+        return []
+
+    @cached_property
+    def found(self) -> list[PatchRef]:
+        """`find()`, checked: ids are unique and there is something."""
+        refs = sorted(self.find(), key=lambda ref: ref.id)
+        for one, other in itertools.pairwise(refs):
+            if one.id == other.id:
+                raise UserError(f"two patches are called '{one.id}' in {self.root}: {one.path} and {other.path}. "
+                                "Names are identities here: rename or remove one of them.")  # fmt: skip
+        if not refs:
+            raise UserError(f"{self.spec.name}: no patches in '{self.root}'. It must be {self.needs}.")
+        return refs
+
+    def listing(self) -> Listing:
+        """All patches to pack with their splits, classes and counts of what was left out."""
+        refs = self.found
+        assigned = self.assign(refs)
+        placed = [
+            dataclasses.replace(ref, split=assigned.split_of[ref.id]) for ref in refs if ref.id in assigned.split_of
+        ]
+        kept = self.choose(placed)
+        if not kept:
+            raise UserError(f"{self.spec.name}: {len(refs)} patches in '{self.root}', but none of them is in a split.")
+        if self.spec.max_patches is not None:
+            kept = subset(kept, lambda ref: "", self.spec.max_patches, self.spec.subset_seed)
+        return Listing(
+            refs=tuple(kept),
+            classes=self.class_names(kept),
+            label_kind=self.label_kind,
+            absent=assigned.absent,
+            unlisted=len(refs) - len(placed),
+            split_files=assigned.files,
+        )
+
+    def choose(self, refs: list[PatchRef]) -> list[PatchRef]:
+        """Keep the patches that the spec asks for."""
+        return refs
+
+    def class_names(self, refs: Iterable[PatchRef]) -> tuple[str, ...]:
+        """Names of the classes in the order of their labels: sorted."""
+        return tuple(sorted({name for ref in refs for name in ref.labels}))
+
+
+def by_fractions_or_none(spec: object, refs: list[PatchRef]) -> Assigned:
+    """The splits `fractions` (stratified by label where there is one) and `none` (all in `split_name`)."""
+    if getattr(spec, "split") == "fractions":  # noqa: B009 - specs share these fields without sharing a class
+        return assign_fractions(
+            {ref.id: ref.labels[0] if len(ref.labels) == 1 else "" for ref in refs},
+            getattr(spec, "val_fraction"),  # noqa: B009
+            getattr(spec, "test_fraction"),  # noqa: B009
+            getattr(spec, "split_seed"),  # noqa: B009
+        )
+    name = getattr(spec, "split_name")  # noqa: B009
+    return Assigned({ref.id: name for ref in refs})
+
+
+def descend(root: Path, *names: str) -> Path:
+    """Return the innermost of the folders `root/a`, `root/a/b`, ... that the data set's archive may have put first."""
+    for name in names:
+        if (root / name).is_dir():
+            root = root / name
+    return root

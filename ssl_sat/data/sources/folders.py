@@ -1,0 +1,119 @@
+"""Sources with one file per patch, found below class folders, split folders, or lying flat."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from typing_extensions import override
+
+from ssl_sat.data.sources.contract import PatchRef, Source, by_fractions_or_none
+from ssl_sat.data.spec import ClassesSpec
+from ssl_sat.data.splits import Assigned, assign_folders, split_folders, subset
+from ssl_sat.spec import ConfigError, UserError, suggest
+
+
+class FolderSource(Source):
+    """Files of some suffixes: `[<split>/]<class>/.../<file>`, or any depth without classes (`labels: none`).
+
+    The id of a patch is its path below the root without the suffix, or the bare name where `names_are_ids`.
+    """
+
+    suffixes: tuple[str, ...] = ()
+    names_are_ids = False
+    spec: ClassesSpec
+
+    @property
+    def base(self) -> Path:
+        """The folder of the class or split folders."""
+        return self.root
+
+    @property
+    def by_class(self) -> bool:
+        """True when folders are classes."""
+        return getattr(self.spec, "labels", "folder") == "folder"
+
+    @override
+    def inventory(self) -> list[tuple[str, int]]:
+        return [(self._id(path), size) for path, size in _files(self.base, self.suffixes)]
+
+    @override
+    def find(self) -> list[PatchRef]:
+        split = getattr(self.spec, "split", "none")
+        tops = split_folders(self.base) if split == "folders" else {"": self.base}
+        if not tops:
+            assign_folders({str(self.base): ""}, self.base)  # says what was looked for
+        refs = [ref for name, folder in tops.items() for ref in self._below(folder, name)]
+        self.label_kind = "single" if self.by_class else "none"
+        return refs
+
+    def _below(self, folder: Path, split: str) -> list[PatchRef]:
+        if not self.by_class:
+            return [self._ref(folder, path, split, ()) for path, _ in _files(folder, self.suffixes)]
+        loose = next((path for path, _ in _files(folder, self.suffixes, deep=False)), None)
+        if loose is not None:
+            raise UserError(f"'{loose}' in '{folder}' lies outside the class folders. Put it into one, or set "
+                            "data.labels=none where the source allows it.")  # fmt: skip
+        refs = []
+        for cls in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            files = _files(cls, self.suffixes)
+            if not files:
+                raise UserError(f"class folder '{cls}' holds no {'/'.join(self.suffixes)} files. Remove it or fill it.")
+            refs += [self._ref(cls, path, split, (cls.name,)) for path, _ in files]
+        return refs
+
+    def _ref(self, folder: Path, path: str, split: str, labels: tuple[str, ...]) -> PatchRef:
+        full = folder / path
+        name = self._id(full.relative_to(self.base).as_posix())
+        return PatchRef(name, full.relative_to(self.root).as_posix(), split, labels)
+
+    def _id(self, path: str) -> str:
+        return os.path.splitext(path.rpartition("/")[2] if self.names_are_ids else path)[0]
+
+    @override
+    def assign(self, refs: list[PatchRef]) -> Assigned:
+        if getattr(self.spec, "split", "none") == "folders":
+            return assign_folders({ref.id: ref.split for ref in refs}, self.base)
+        return by_fractions_or_none(self.spec, refs)
+
+    @override
+    def choose(self, refs: list[PatchRef]) -> list[PatchRef]:
+        wanted, limit = self.spec.classes, self.spec.max_per_class
+        if (wanted or limit) and not self.by_class:
+            raise ConfigError(
+                f"{self.spec.name}: data.classes and data.max_per_class need class folders (labels=folder)"
+            )
+        if wanted:
+            known = {name for ref in refs for name in ref.labels}
+            for name in wanted:
+                if name not in known:
+                    raise ConfigError(f"{self.spec.name}: no class '{name}' (there are: {', '.join(sorted(known))})"
+                                      f"{suggest(name, known)}")  # fmt: skip
+            refs = [ref for ref in refs if ref.labels[0] in wanted]
+        if limit:
+            refs = subset(refs, lambda ref: ref.labels[0], limit, self.spec.subset_seed)
+        return refs
+
+    @override
+    def class_names(self, refs: Iterable[PatchRef]) -> tuple[str, ...]:
+        return super().class_names(refs) if self.by_class else ()
+
+
+def _files(folder: Path, suffixes: tuple[str, ...], deep: bool = True) -> list[tuple[str, int]]:
+    """(path relative to `folder`, size) of files with these suffixes, any case; hidden ones are passed over. Sorted."""
+    found: list[tuple[str, int]] = []
+
+    def walk(at: str, prefix: str) -> None:
+        with os.scandir(at) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    if deep:
+                        walk(entry.path, f"{prefix}{entry.name}/")
+                elif entry.name.lower().endswith(suffixes):
+                    found.append((prefix + entry.name, entry.stat().st_size))
+
+    walk(str(folder), "")
+    return sorted(found)

@@ -1,0 +1,193 @@
+"""What a data set is and how it is split: one spec per source. Torch-free.
+
+Paths (`root`, `splits_dir`, `metadata_dir`) are runtime fields: two machines that keep the same data in
+different folders make the same pack. What lies in those folders enters the fingerprint through
+`ssl_sat.data.packing.source_digest`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ssl_sat.bands import AERIAL_RGB, S2_L2A, band
+from ssl_sat.spec import Spec, runtime
+
+Level = Literal["L1C", "L2A", "display"]
+SCENE_CLASSES = ("built_up", "cloud", "crops", "forest", "soil", "water")
+
+
+class DataSpec(Spec):
+    """Fields that every source has.
+
+    `max_patches` keeps a seeded subset (of `subset_seed`), shared over the splits in proportion to their size.
+    A share of unreadable patches above `max_quarantined` stops the packing.
+    """
+
+    name: str
+    root: str | None = runtime(None)
+    max_patches: int | None = Field(default=None, ge=1)
+    subset_seed: int = 0
+    max_quarantined: float = Field(default=0.05, ge=0.0, le=1.0)
+
+
+class FractionsSpec(DataSpec):
+    """Fields of the seeded, stratified split `fractions`, and the name of the one split of the scheme `none`."""
+
+    split_name: str = Field(default="train", pattern=r"^[a-z][a-z0-9_]*$")
+    val_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
+    test_fraction: float = Field(default=0.2, ge=0.0, lt=1.0)
+    split_seed: int = 0
+
+    @model_validator(mode="after")
+    def _leaves_a_training_split(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1.0:
+            raise ValueError(
+                f"val_fraction + test_fraction = {self.val_fraction + self.test_fraction:g} leaves no train"
+            )
+        return self
+
+
+class ClassesSpec(FractionsSpec):
+    """Fields of sources with one class per patch: keep only `classes`, at most `max_per_class` of each (seeded)."""
+
+    classes: tuple[str, ...] | None = None
+    max_per_class: int | None = Field(default=None, ge=1)
+
+
+class ImageSpec(ClassesSpec):
+    """Fields of 8-bit RGB sources: resize to `size_px` (antialiased bilinear), the same codec for all on request.
+
+    `size_px: null` keeps the images' own size, which then must be one for all.
+    """
+
+    size_px: int | None = Field(default=64, ge=8, le=4096)
+    recompress: Literal["none", "jpeg75"] = "none"
+
+
+class BigEarthNetV1Spec(FractionsSpec):
+    """BigEarthNet-S2 v1.0; `official` reads train/val/test.csv from `metadata_dir` (default: beside the patches)."""
+
+    name: Literal["bigearthnet_v1"] = "bigearthnet_v1"
+    split: Literal["official", "fractions", "none"] = "official"
+    metadata_dir: str | None = runtime(None)
+    allow_absent: bool = False
+
+
+class BigEarthNetV2Spec(FractionsSpec):
+    """BigEarthNet v2.0 (reBEN), Sentinel-2 part; `official` reads metadata.parquet, which also holds the labels."""
+
+    name: Literal["bigearthnet_v2"] = "bigearthnet_v2"
+    split: Literal["official", "fractions", "none"] = "official"
+    metadata_dir: str | None = runtime(None)
+    allow_absent: bool = False
+
+
+class EurosatRgbSpec(ImageSpec):
+    """EuroSAT RGB (display JPEGs); `random` and `spatial` are the published lists, found in `splits_dir`."""
+
+    name: Literal["eurosat_rgb"] = "eurosat_rgb"
+    split: Literal["random", "spatial", "fractions", "none"] = "random"
+    splits_dir: str | None = runtime(None)
+    allow_absent: bool = False
+
+
+class EurosatMsSpec(ClassesSpec):
+    """EuroSAT, 13 bands, L1C; the same published lists as for EuroSAT RGB."""
+
+    name: Literal["eurosat_ms"] = "eurosat_ms"
+    split: Literal["random", "spatial", "fractions", "none"] = "random"
+    splits_dir: str | None = runtime(None)
+    allow_absent: bool = False
+
+
+class UcMercedSpec(ImageSpec):
+    """UC Merced Land Use (aerial, 0.3 m)."""
+
+    name: Literal["ucmerced"] = "ucmerced"
+    split: Literal["folders", "fractions", "none"] = "none"
+    split_name: str = Field(default="test", pattern=r"^[a-z][a-z0-9_]*$")
+
+
+class ImageFolderSpec(ImageSpec):
+    """Any folder of RGB images, one folder per class (or `labels: none`), optionally below train/val/test."""
+
+    name: Literal["imagefolder"] = "imagefolder"
+    split: Literal["folders", "fractions", "none"] = "none"
+    labels: Literal["folder", "none"] = "folder"
+    bands: tuple[str, str, str] = AERIAL_RGB  # type: ignore[assignment]
+    sensor: str = "unknown"
+    gsd_m: float | None = Field(default=None, gt=0)
+
+
+class ArraySpec(ClassesSpec):
+    """Fields of sources whose files do not say what they hold: bands in file order, level, scale and offset.
+
+    `scale: null` is 10000 for uint16, 255 for uint8 and 1 for float32. Reflectance = (dn - offset) / scale.
+    `patch_px: null` takes the size of the first readable patch (by id); others are quarantined.
+    """
+
+    bands: tuple[str, ...] = S2_L2A
+    sensor: str = "Sentinel-2"
+    level: Level = "L2A"
+    scale: float | None = Field(default=None, gt=0)
+    offset: float = 0.0
+    gsd_m: float | None = Field(default=None, gt=0)
+    patch_px: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _bands_are_known(self) -> Self:
+        if not self.bands or len(set(self.bands)) != len(self.bands):
+            raise ValueError(f"bands must be named once each, in file order: {', '.join(self.bands) or 'none given'}")
+        if self.sensor == "Sentinel-2":
+            for name in self.bands:
+                band(name)
+        return self
+
+
+class NpySpec(ArraySpec):
+    """A folder of .npy patches, (C, H, W) or (H, W, C)."""
+
+    name: Literal["npy"] = "npy"
+    split: Literal["folders", "fractions", "none"] = "none"
+    labels: Literal["folder", "none"] = "none"
+    layout: Literal["channels_first", "channels_last"] = "channels_last"
+
+
+class GeoTiffSpec(ArraySpec):
+    """A folder of multi-band GeoTIFF patches; `meta` takes labels, ids and splits from a meta.json beside each."""
+
+    name: Literal["geotiff"] = "geotiff"
+    split: Literal["folders", "fractions", "meta", "none"] = "none"
+    labels: Literal["folder", "meta", "none"] = "none"
+
+    @model_validator(mode="after")
+    def _meta_goes_together(self) -> Self:
+        if self.split == "meta" and self.labels != "meta":
+            raise ValueError("split=meta reads the meta.json files, which hold the labels too: set labels=meta")
+        return self
+
+
+class ScenesSpec(FractionsSpec):
+    """Synthetic Sentinel-2 patches in BigEarthNet v1's layout; `cloud` is left out by default: it is the OOD class."""
+
+    name: Literal["scenes"] = "scenes"
+    split: Literal["fractions", "none"] = "fractions"
+    classes: tuple[Literal["built_up", "cloud", "crops", "forest", "soil", "water"], ...] = (
+        "built_up",
+        "crops",
+        "forest",
+        "soil",
+        "water",
+    )
+    patches_per_class: int = Field(default=120, ge=1, le=100_000)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _classes_named_once(self) -> Self:
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise ValueError(
+                f"classes must be named once each, at least one: {', '.join(self.classes) or 'none given'}"
+            )
+        return self
