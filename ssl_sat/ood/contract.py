@@ -37,13 +37,13 @@ class PredictionsLike(Protocol):
     """What a detector reads; `ssl_sat.evaluation.predict.Predictions` is one."""
 
     @property
-    def features_ND(self) -> NDArray[np.float32]: ...  # noqa: D102, N802
+    def features_ND(self) -> NDArray[np.float32]: ...  # noqa: D102
 
     @property
-    def logits_NK(self) -> NDArray[np.float32]: ...  # noqa: D102, N802
+    def logits_NK(self) -> NDArray[np.float32]: ...  # noqa: D102
 
     @property
-    def labels_N(self) -> NDArray[Any]: ...  # noqa: D102, N802
+    def labels_N(self) -> NDArray[Any]: ...  # noqa: D102
 
     @property
     def split(self) -> str: ...  # noqa: D102

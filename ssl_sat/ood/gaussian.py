@@ -23,7 +23,7 @@ class TiedGaussian:
 
     def squared_distances(self, x_ND: Array) -> Array:
         """Squared Mahalanobis distance of each sample to each mean, (N, K)."""
-        white_ND = _whiten(self.factor_DD, np.asarray(x_ND, dtype=np.float64) - self.centre_D)
+        white_ND = _whiten(self.factor_DD, x_ND - self.centre_D)
         return np.stack([((white_ND - mean_D) ** 2).sum(axis=1) for mean_D in self.white_means_KD], axis=1)
 
 
@@ -45,7 +45,9 @@ def fit_tied(x_ND: NDArray[np.floating], labels_N: NDArray[np.integer], shrinkag
     try:
         factor_DD = cholesky(covariance_DD, lower=True)
     except np.linalg.LinAlgError as error:
-        raise ValueError(f"covariance of {x_ND.shape} features is singular; shrinkage {shrinkage} is too small") from error
+        raise ValueError(
+            f"covariance of {x_ND.shape} features is singular; shrinkage {shrinkage} is too small"
+        ) from error
     centre_D = x_ND.mean(axis=0)
     return TiedGaussian(factor_DD, centre_D, _whiten(factor_DD, means_KD - centre_D))
 

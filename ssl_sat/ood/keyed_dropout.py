@@ -46,7 +46,7 @@ class KeyedDropout(TorchFunctionMode):
         self._keys = _halves(first_B)
         self.calls = 0
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: D105
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _ELEMENT or func in _CHANNEL:
             return self._drop(func, *args, **kwargs)
@@ -56,7 +56,9 @@ class KeyedDropout(TorchFunctionMode):
             raise UserError(f"the model calls torch.{func.__name__} directly; call torch.nn.functional.{func.__name__}")
         return func(*args, **kwargs)
 
-    def _drop(self, func: Callable, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    def _drop(
+        self, func: Callable, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
         if not 0 <= p <= 1:
             raise ValueError(f"dropout probability has to be between 0 and 1, not {p}")
         if p == 0:
@@ -160,11 +162,11 @@ def frozen_eval(model: nn.Module) -> Iterator[None]:
     try:
         model.eval()
         for module in fused:
-            module.fused_attn = False
+            module.fused_attn = False  # type: ignore[assignment]
         yield
     finally:
         for module in fused:
-            module.fused_attn = True
+            module.fused_attn = True  # type: ignore[assignment]
         for module, mode in modes.items():
             module.training = mode
 

@@ -61,7 +61,7 @@ class McAccumulator:
         expected_N = self._entropy_N / passes
         mutual_N = predictive_N - expected_N
         bound_N = predictive_N.clamp(max=min(math.log(classes), math.log(passes)))
-        assert bool(((mutual_N >= -1e-12) & (mutual_N <= bound_N + 1e-12)).all()), "mutual information out of its bounds"
+        assert bool(((mutual_N >= -1e-12) & (mutual_N <= bound_N + 1e-12)).all()), "mutual information out of bounds"
         variance_NK = (self._squares_NK / passes - (self._sum_NK / passes).square()).clamp(min=0)
         return McResult(
             log_p_NK=_float64(log_p_NK),

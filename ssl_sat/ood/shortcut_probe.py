@@ -116,7 +116,9 @@ class ShortcutProbe:
     def fit(cls, train_NS: np.ndarray) -> ShortcutProbe:
         """Fit on the statistics (N, 12) of ID training images."""
         if len(train_NS) < 10 * len(STATISTICS):
-            raise ValueError(f"the probe needs at least {10 * len(STATISTICS)} training images, there are {len(train_NS)}")
+            raise ValueError(
+                f"the probe needs at least {10 * len(STATISTICS)} training images, there are {len(train_NS)}"
+            )
         return cls(fit_tied(train_NS, np.zeros(len(train_NS), dtype=np.int64), _SHRINKAGE), len(train_NS))
 
     def __call__(self, statistics_NS: np.ndarray) -> Scores:

@@ -61,9 +61,7 @@ def test_scores_belong_to_samples(entry: Entry) -> None:
     test = predictions("test", seed=1)
     before = {name: np.array(getattr(test, name)) for name in ("features_ND", "logits_NK", "labels_N")}
     order = np.random.default_rng(0).permutation(300)[:100]
-    part_mc = {
-        name: value[order] if isinstance(value, np.ndarray) else value for name, value in vars(test.mc).items()
-    }
+    part_mc = {name: value[order] if isinstance(value, np.ndarray) else value for name, value in vars(test.mc).items()}
     part = SimpleNamespace(
         **{name: value[order] for name, value in before.items()}, split="test", mc=McResult(**part_mc)
     )

@@ -76,10 +76,12 @@ def test_mahalanobis_does_not_depend_on_units_and_needs_a_covariance() -> None:
 
 def test_knn_equals_scikit_learn() -> None:
     train, test = predictions(), predictions("test", samples=50)
-    unit = [x.features_ND.astype(np.float64) / np.linalg.norm(x.features_ND, axis=1, keepdims=True) for x in (train, test)]
+    unit = [
+        x.features_ND.astype(np.float64) / np.linalg.norm(x.features_ND, axis=1, keepdims=True) for x in (train, test)
+    ]
     expected = NearestNeighbors(n_neighbors=7, algorithm="brute").fit(unit[0]).kneighbors(unit[1])[0][:, -1]
     np.testing.assert_allclose(scores("knn", test, k=7), expected, atol=1e-7)
-    with pytest.raises(ConfigError, match="detector.k=500"):
+    with pytest.raises(ConfigError, match=r"detector\.k=500"):
         scores("knn", test, k=500)
 
 

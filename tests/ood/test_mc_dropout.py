@@ -154,10 +154,21 @@ MODELS = {
     "split head": lambda: Small(),
     "timm resnet": lambda: timm.create_model("resnet10t", drop_rate=0.3, num_classes=4),
     "timm vit": lambda: timm.create_model(
-        "vit_tiny_patch16_224", img_size=32, depth=2, drop_rate=0.1, attn_drop_rate=0.3, drop_path_rate=0.5, num_classes=4
+        "vit_tiny_patch16_224",
+        img_size=32,
+        depth=2,
+        drop_rate=0.1,
+        attn_drop_rate=0.3,
+        drop_path_rate=0.5,
+        num_classes=4,
     ),
     "channel dropout": lambda: nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.Dropout2d(0.3), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        nn.Conv2d(3, 8, 3),
+        nn.Dropout2d(0.3),
+        nn.Conv2d(8, 8, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
     ),
 }
 
@@ -247,9 +258,9 @@ def test_channel_dropout_drops_whole_channels_and_inplace_writes() -> None:
     ],
 )
 def test_layers_out_of_reach_are_refused(layer: nn.Module) -> None:
+    model = Small()
+    model.extra = layer
     with pytest.raises(UserError, match="extra"):
-        model = Small()
-        model.extra = layer
         mc_dropout(model, batches(images(4), 4), passes=3, seed=0)
 
 

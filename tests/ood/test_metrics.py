@@ -124,7 +124,7 @@ def test_bare_arrays_and_mixed_detectors_are_refused() -> None:
     for name in ("auroc", "aupr_in", "aupr_out", "fpr_id_at_95tpr_ood", "delong", "ood_metrics", "roc_curve"):
         with pytest.raises(TypeError, match="Scores"):
             getattr(metrics, name)(array, array)
-    with pytest.raises(ValueError, match="'a'.*'b'"):
+    with pytest.raises(ValueError, match=r"'a'.*'b'"):
         metrics.auroc(scores, Scores("b", np.zeros(3)))
     with pytest.raises(ValueError, match="no scores"):
         metrics.auroc(scores, Scores("a", np.zeros(0)))

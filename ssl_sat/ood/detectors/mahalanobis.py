@@ -29,7 +29,9 @@ class Mahalanobis:
         gaussian = fit_tied(train.features_ND, labels_N, self.spec.shrinkage)
 
         def scores(predictions: PredictionsLike) -> Scores:
-            return Scores(self.name, gaussian.squared_distances(predictions.features_ND).min(axis=1))
+            return Scores(
+                self.name, gaussian.squared_distances(np.asarray(predictions.features_ND, dtype=np.float64)).min(axis=1)
+            )
 
         return scores
 
