@@ -62,6 +62,7 @@ def run(spec: PretrainSpec, inputs: Inputs, out: Path) -> Metrics:
         method, views, pack, rows, spec.optim, spec.batch_size, spec.seed, spec.trainer.channels_last
     )
     engine.fit(module, spec.trainer, out, epochs=spec.epochs, label="pretrain")
+    engine.clear(out)
     setup.record_inputs(out, card, {"data": pack})
     model_io.save_model(out, method.encoder, card)
     model_io.save_head(out, method)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from safetensors.torch import load_file, save
 
-from ssl_sat.artifact import write_json
+from ssl_sat.artifact import write_atomic
 from ssl_sat.provenance import device_facts
 from ssl_sat.seeding import key
 from ssl_sat.spec import ConfigError
@@ -45,7 +47,7 @@ def fit(
 ) -> None:
     """Train for `epochs`, from the newest checkpoint under `out/checkpoints/<phase>` if there is one.
 
-    When it returns, the module holds the weights of the last step and the checkpoints are gone.
+    When it returns, the module holds the weights of the last step.
     """
     folder = out / "checkpoints" / (phase or "run")
     trainer = pl.Trainer(
@@ -115,6 +117,24 @@ def reseed(seed: int, module: pl.LightningModule, batch_idx: int) -> None:
     torch.manual_seed(key(seed, "step", module.current_epoch, batch_idx, module.global_rank))
 
 
-def mark_done(out: Path, phase: str) -> None:
-    """Note that a phase is finished."""
-    write_json(out / "checkpoints" / phase / "done.json", {"phase": phase})
+def mark_done(out: Path, phase: str, state: Mapping[str, torch.Tensor]) -> None:
+    """Keep the weights that a phase ended with, so that a later kill does not cost it again."""
+    folder = out / "checkpoints" / phase
+    for path in folder.glob("*.ckpt"):
+        path.unlink()
+    write_atomic(folder / "done.safetensors", save({name: t.detach().cpu().contiguous() for name, t in state.items()}))
+
+
+def is_done(out: Path, phase: str) -> bool:
+    """Whether a phase has ended."""
+    return (out / "checkpoints" / phase / "done.safetensors").is_file()
+
+
+def load_done(out: Path, phase: str) -> dict[str, torch.Tensor]:
+    """Weights that a phase ended with."""
+    return load_file(out / "checkpoints" / phase / "done.safetensors")
+
+
+def clear(out: Path) -> None:
+    """Remove the checkpoints of a finished stage; its weights are in the artifact."""
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)

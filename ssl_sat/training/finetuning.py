@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from ssl_sat.data.loader import PatchLoader
 from ssl_sat.data.packed import Batch, Pack
 from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.training.classifier import Classifier, set_trainable, train_mode
+from ssl_sat.training import engine
+from ssl_sat.training.callbacks import epoch_mean, read_history
 from ssl_sat.training.engine import reseed
 from ssl_sat.training.pretraining import scheduled
 from ssl_sat.training.spec import Phase
@@ -57,6 +60,10 @@ class FinetuneModule(pl.LightningModule):
 
     def _progress(self) -> tuple[int, int]:
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+
+    def on_train_start(self) -> None:
+        """A run that resumes within an epoch is not told that the epoch starts."""
+        train_mode(self.model, self.phase.train)
 
     def on_train_epoch_start(self) -> None:
         """Freeze what the phase freezes, its batch norm included."""
@@ -105,3 +112,31 @@ class FinetuneModule(pl.LightningModule):
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         spec = self.optim_spec.model_copy(update={"lr": self.phase.lr})
         return scheduled(spec, named, self.batch_size, total, per_epoch)
+
+
+def train_phases(spec: Any, model: Classifier, views: Views, pack: Pack, out: Path) -> dict[str, Any]:
+    """Train the phases one after the other, each a run of the Trainer; a resumed run skips those that are done.
+
+    Separate runs, because DistributedDataParallel fixes at its start which parameters it synchronises.
+    """
+    rows, offset, metrics = pack.rows("train"), 0, {}
+    for name, phase in spec.phases.steps.items():
+        module = FinetuneModule(
+            model, views, pack, phase, spec.optim, batch_size=spec.batch_size, seed=spec.seed, epoch_offset=offset,
+            label_smoothing=spec.label_smoothing, rows=rows,
+        )  # fmt: skip
+        if engine.is_done(out, name):
+            model.load_state_dict(engine.load_done(out, name))
+        else:
+            label = f"finetune, phase {name}"
+            engine.fit(module, spec.trainer, out, epochs=phase.epochs, label=label, phase=name)
+            engine.mark_done(out, name, model.state_dict())
+        metrics[f"phase_{name}_trainable_parameters"] = module.trainable
+        offset += phase.epochs
+    engine.clear(out)
+    return {**metrics, "epochs": offset, "train_patches": len(rows), **_last_epoch(out, phase, name)}
+
+
+def _last_epoch(out: Path, phase: Phase, name: str) -> dict[str, float]:
+    rows = read_history(out / "history.jsonl")
+    return {f"train_{value}": epoch_mean(rows, value, phase.epochs - 1, name) for value in ("loss", "accuracy")}

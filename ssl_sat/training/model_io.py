@@ -52,8 +52,13 @@ def build_encoder(card: ModelCard, seed: int = 0) -> nn.Module:
 
 def build_classifier(card: ModelCard, seed: int = 0) -> Classifier:
     """Build the card's encoder and head with fresh weights."""
-    encoder = build_encoder(card, seed)
-    return Classifier(encoder, ClassifierHead(encoder.embed_dim, len(card.classes or ()), **(card.head or {}), seed=seed))
+    return with_head(build_encoder(card, seed), card, seed)
+
+
+def with_head(encoder: Any, card: ModelCard, seed: int) -> Classifier:
+    """Put the card's head, with fresh weights, on an encoder."""
+    head: dict[str, Any] = card.head or {}
+    return Classifier(encoder, ClassifierHead(encoder.embed_dim, len(card.classes or ()), seed=seed, **head))
 
 
 def save_model(out: Path, model: nn.Module, card: ModelCard) -> None:
@@ -61,6 +66,11 @@ def save_model(out: Path, model: nn.Module, card: ModelCard) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, out / "model.safetensors")
     write_json(out / "model.json", card.model_dump(mode="json"), sort=False)
+
+
+def save_head(out: Path, method: Any) -> None:
+    """Write the projection head to `projection_head.safetensors`, for whoever continues the pretraining."""
+    save_file({k: t.detach().cpu().contiguous() for k, t in method.head.state_dict().items()}, out / "projection_head.safetensors")
 
 
 def load_card(folder: Path) -> ModelCard:

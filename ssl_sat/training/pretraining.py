@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -14,6 +16,8 @@ from ssl_sat.data.packed import Batch, Pack
 from ssl_sat.optim import build_optimizer
 from ssl_sat.optim.schedule import warmup_cosine
 from ssl_sat.optim.spec import OptimSpec
+from ssl_sat.spec import ConfigError
+from ssl_sat.training.callbacks import epoch_mean, read_history
 from ssl_sat.training.engine import reseed
 
 
@@ -63,6 +67,30 @@ class PretrainModule(pl.LightningModule):
 def scheduled(spec: OptimSpec, named: Any, batch_size: int, total: int, per_epoch: int) -> dict[str, Any]:
     """Return Lightning's optimiser dictionary: peak rate scaled by the global batch, warm-up, cosine to zero."""
     optimizer = build_optimizer(spec, named, batch_size)
-    warmup = min(round(spec.warmup_epochs * per_epoch), total - 1)
+    warmup = round(spec.warmup_epochs * per_epoch)
+    if warmup >= total:
+        raise ConfigError(
+            f"optim.warmup_epochs={spec.warmup_epochs:g} leaves nothing of {total / per_epoch:g} epochs for training; "
+            f"set optim.warmup_epochs={total / per_epoch / 10:.1g} or so"
+        )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, total, warmup, 1.0))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def summarise(history: Path, spec: Any, encoder: Any, rows: np.ndarray) -> dict[str, Any]:
+    """Flat metrics of a finished run, from its history: means over the first and the last epoch."""
+    steps = read_history(history)
+    last = spec.epochs - 1
+    names = [name for name in steps[-1] if name not in ("phase", "epoch", "step")]
+    means = {f"{name}_last_epoch": epoch_mean(steps, name, last) for name in names}
+    return {
+        **means,
+        "loss_first_epoch": epoch_mean(steps, "loss", 0),
+        "epochs": spec.epochs,
+        "steps": len(steps),
+        "patches": len(rows),
+        "batch_size": spec.batch_size,
+        "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
+        "bands": ",".join(encoder.bands),
+        "initialisation": "artifact" if spec.init not in ("scratch", "imagenet") else spec.init,
+    }

@@ -1,0 +1,45 @@
+"""A model on the patches of a pack: centre views, one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_sat.data.packed import Pack
+from ssl_sat.evaluation.predict import Predictions, predict
+from ssl_sat.spec import ConfigError
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device of a name, or the best one there is for 'auto'; ConfigError for one that is not there."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device={wanted}: this machine has no CUDA device; choose device=cpu or device=auto")
+    return torch.device(wanted)
+
+
+def batches(
+    pack: Pack, rows_M: np.ndarray, view: Callable[[Any], Tensor], batch_size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield (x_NCHW, rows_N, labels_N) on the device, in the order of the rows; `view` turns groups into x."""
+    for first in range(0, len(rows_M), batch_size):
+        batch = pack.batch(rows_M[first : first + batch_size])
+        groups = tuple(group.to(device) for group in batch.groups)
+        yield view(groups), batch.rows_N.to(device), batch.labels_N.to(device)
+
+
+def predict_rows(
+    model: Any, views: Any, pack: Pack, rows_M: np.ndarray, *, split: str, classes: Any, batch_size: int = 256,
+    device: torch.device | None = None, name: str | None = None,
+) -> Predictions:  # fmt: skip
+    """Features and logits of the centre view of rows of a pack."""
+    device = device or next(model.parameters()).device
+    return predict(
+        model, batches(pack, rows_M, views.center, batch_size, device), device,
+        dataset=name or pack.manifest.source, split=split, classes=classes, ids=pack.ids,
+    )  # fmt: skip

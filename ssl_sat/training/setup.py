@@ -1,0 +1,176 @@
+"""What pretraining and fine-tuning set up alike: rows, starting weights, bands, normalisation, views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ssl_sat import bands as band_names
+from ssl_sat.artifact import Artifact
+from ssl_sat.augment.spec import AugmentSpec
+from ssl_sat.augment.views import Views
+from ssl_sat.data.packed import Pack
+from ssl_sat.encoders import ENCODERS
+from ssl_sat.encoders.imagenet import load_imagenet
+from ssl_sat.encoders.stem import map_bands, stem_keys
+from ssl_sat.spec import UserError
+from ssl_sat.stage import record_facts
+from ssl_sat.training.model_io import ModelCard, Normalisation, build_encoder, load_encoder
+from ssl_sat.training.spec import TrainerSpec
+
+
+def rows_of(pack: Pack, split: str) -> np.ndarray:
+    """Rows of a split; 'all' takes every patch."""
+    return np.arange(len(pack)) if split == "all" else pack.rows(split)
+
+
+def unit_of(pack: Pack) -> str:
+    """What a pack's values are once scaled: 'reflectance', 'display' or 'float'."""
+    if pack.manifest.level == "display":
+        return "display"
+    return "float" if pack.manifest.dtype == "float32" else "reflectance"
+
+
+def normalisation_of(pack: Pack, bands: tuple[str, ...]) -> Normalisation:
+    """Mean and standard deviation of a pack's training split; a band without any variation is only centred."""
+    stats = [pack.stats[pack.bands[at]] for at in band_names.positions(bands, pack.bands)]
+    return Normalisation(
+        unit=unit_of(pack),  # type: ignore[arg-type]
+        mean={name: s.mean for name, s in zip(bands, stats, strict=True)},
+        std={name: s.std if s.std > 0 else 1.0 for name, s in zip(bands, stats, strict=True)},
+        origin=f"{pack.stats.split} split of {pack.manifest.source}",
+    )
+
+
+def starting_encoder(spec: Any, pack: Pack, inputs: Mapping[str, Artifact]) -> tuple[nn.Module, ModelCard]:
+    """Return the encoder a stage starts from, with its card: fresh, ImageNet, or an artifact's.
+
+    An artifact keeps its bands as far as the pack has them, and its statistics as long as the unit is the same;
+    where the pack has other bands or another unit the stem is mapped and the pack's statistics are taken.
+    """
+    if "init" not in inputs:
+        return _new_encoder(spec, pack)
+    encoder, card = load_encoder(inputs["init"].path)
+    _check_encoder(spec, card)
+    wanted = spec.bands or shared_bands(card.bands, pack.bands)
+    image_size = getattr(spec, "image_size", None) or card.image_size
+    normalisation = card.normalisation if _same_pixels(card, pack, wanted) else normalisation_of(pack, wanted)
+    new = card.model_copy(
+        update={
+            "bands": wanted,
+            "image_size": image_size,
+            "gsd_m": pack.manifest.gsd_m,
+            "normalisation": normalisation,
+            "trained_on": [*card.trained_on, _label(pack)],
+            "initialisation": f"{inputs['init'].stage} {inputs['init'].fingerprint[:8]} ({card.initialisation})",
+        }
+    )
+    if wanted == card.bands and image_size == card.image_size:
+        return encoder, new
+    return _moved(encoder, card, new, spec), new
+
+
+def _moved(encoder: Any, card: ModelCard, new: ModelCard, spec: Any) -> nn.Module:
+    """The encoder's weights in a network for other bands or another image size."""
+    fresh: Any = build_encoder(new, spec.seed)
+    state = map_bands(encoder.state_dict(), stem_keys(encoder), card.bands, new.bands, spec.stem, spec.seed)
+    for name, value in fresh.state_dict().items():
+        if name.endswith("pos_embed") and state[name].shape != value.shape:
+            state[name] = _resized_positions(state[name], value, fresh.trunk)
+    fresh.load_state_dict(state)
+    return fresh
+
+
+def _resized_positions(old: torch.Tensor, new: torch.Tensor, trunk: Any) -> torch.Tensor:
+    """Position tokens of a ViT, interpolated to another grid (Dosovitskiy et al. 2021, section 3.2)."""
+    from timm.layers import resample_abs_pos_embed
+
+    prefix = 0 if getattr(trunk, "no_embed_class", False) else trunk.num_prefix_tokens
+    side = round((new.shape[1] - prefix) ** 0.5)
+    return resample_abs_pos_embed(old, [side, side], num_prefix_tokens=prefix)
+
+
+def _new_encoder(spec: Any, pack: Pack) -> tuple[nn.Module, ModelCard]:
+    bands = spec.bands or pack.bands
+    image_size = spec.image_size or 64
+    card = ModelCard(
+        encoder=spec.encoder.model_dump(mode="json"),
+        bands=bands,
+        image_size=image_size,
+        gsd_m=pack.manifest.gsd_m,
+        normalisation=normalisation_of(pack, bands),
+        initialisation=spec.init,
+        trained_on=[_label(pack)],
+    )
+    if spec.init == "imagenet":
+        return load_imagenet(spec.encoder, bands=bands, image_size=image_size, seed=spec.seed, how=spec.stem), card
+    return ENCODERS.build(spec.encoder, bands=bands, image_size=image_size, seed=spec.seed), card
+
+
+def _check_encoder(spec: Any, card: ModelCard) -> None:
+    asked = getattr(spec, "encoder", None)
+    if asked is not None and asked != ENCODERS.parse(card.encoder):
+        raise UserError(f"encoder={asked.name} conflicts with the starting artifact's {card.encoder['name']}; leave it out.")
+
+
+def shared_bands(of_encoder: tuple[str, ...], present: tuple[str, ...]) -> tuple[str, ...]:
+    """The encoder's bands that the data has, in the encoder's order; all of the data's bands when none is shared."""
+    shared = tuple(name for name in of_encoder if band_names.find(name, present) is not None)
+    return shared or present
+
+
+def _same_pixels(card: ModelCard, pack: Pack, wanted: tuple[str, ...]) -> bool:
+    return card.normalisation.unit == unit_of(pack) and set(wanted) <= set(card.bands)
+
+
+def _label(pack: Pack) -> str:
+    kind = "synthetic " if pack.manifest.synthetic else ""
+    return f"{kind}{pack.manifest.source} ({pack.manifest.level}, {len(pack)} patches)"
+
+
+def views(spec: AugmentSpec, pack: Pack, card: ModelCard, seed: int, num_views: int = 1) -> Views:
+    """Views of a pack's patches as the encoder of `card` wants them."""
+    mean, std = card.normalisation.of(card.bands)
+    return Views(
+        spec,
+        layout=[(tuple(group.bands), group.height, group.width) for group in pack.groups],
+        bands=card.bands,
+        scale=pack.manifest.scale,
+        offset=pack.manifest.offset,
+        mean_C=mean,
+        std_C=std,
+        image_size=card.image_size,
+        num_views=num_views,
+        seed=seed,
+    )
+
+
+def single_label_classes(pack: Pack) -> list[str]:
+    """Class names of a pack with one label a patch; UserError when it has none, several a patch, or one class only."""
+    kind = pack.manifest.label_kind
+    if kind != "single":
+        what = "no labels" if kind == "none" else "several labels a patch"
+        raise UserError(f"{pack.folder} has {what}; fine-tuning needs one class a patch, as in data=eurosat_rgb.")
+    if len(pack.classes) < 2:
+        raise UserError(f"{pack.folder} has one class only ({', '.join(pack.classes)}); classification needs two.")
+    return list(pack.classes)
+
+
+def memory_format(module: nn.Module, spec: TrainerSpec) -> None:
+    """Apply channels_last and torch.compile as configured; neither changes names of weights."""
+    if spec.channels_last:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if spec.compile:
+        encoder: Any = module.encoder
+        encoder.compile()
+
+
+def record_inputs(out: Path, card: ModelCard, packs: Mapping[str, Pack]) -> None:
+    """Note initialisation and data digests for the provenance."""
+    data = {slot: {"source": p.manifest.source, "patches_sha256": p.manifest.patches_sha256} for slot, p in packs.items()}
+    record_facts(out, initialisation=card.initialisation, data=data, gsd_m=card.gsd_m)
