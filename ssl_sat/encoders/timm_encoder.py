@@ -1,0 +1,123 @@
+"""Any model of timm as an encoder, at any number of bands and image size, with its stages found by structure."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from ssl_sat.encoders.contract import Encoder, Stage, seeded
+from ssl_sat.encoders.spec import TimmSpec
+from ssl_sat.spec import ConfigError, suggest
+
+# Children of a timm model whose own children are the steps of the network.
+CONTAINERS = ("blocks", "stages", "layers", "features", "network")
+NUMBERED = re.compile(r"(layer|stage|stages_|s)\d+")  # children that are a step themselves
+
+
+class TimmEncoder(Encoder):
+    """A timm model without its classifier; `embed_dim` is the width of its pooled features."""
+
+    def __init__(self, trunk: nn.Module, bands: tuple[str, ...], image_size: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.bands, self.image_size = tuple(bands), image_size
+        self.embed_dim = int(getattr(trunk, "head_hidden_size", None) or trunk.num_features)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return the pooled features (N, D)."""
+        return self.trunk(x_NCHW)
+
+    @property
+    def stages(self) -> list[tuple[str, nn.Module]]:
+        """Stem, then one stage per block or layer, then what follows them (usually the last norm)."""
+        return stages_of(self.trunk)
+
+
+def stages_of(trunk: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Divide a timm model into ordered stages that hold every parameter once.
+
+    Children before the first block, and parameters directly on the model (class token, positions), are the stem;
+    each child of a container (blocks, stages, layers, features) and each numbered child (`layer1`) is a stage; later children with
+    parameters form the last one.
+    """
+    before: list[nn.Module] = []
+    middle: list[tuple[str, nn.Module]] = []
+    after: list[tuple[str, nn.Module]] = []
+    for name, child in trunk.named_children():
+        steps = list(_steps(name, child))
+        if steps:
+            middle += [*_as_steps(after), *steps]
+            after = []
+        elif middle:
+            after.append((name, child))
+        else:
+            before.append(child)
+    stem = Stage(before, list(trunk.parameters(recurse=False)))
+    parts: list[tuple[str, nn.Module]] = [("patch_embed" if hasattr(trunk, "patch_embed") else "stem", stem), *middle]
+    if after:
+        first = next((name for name, child in after if any(True for _ in child.parameters())), after[0][0])
+        parts.append((first, Stage([child for _, child in after], [])))
+    return [(name, stage) for name, stage in parts if any(True for _ in stage.parameters())]
+
+
+def _steps(name: str, child: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Steps that a child stands for: its children if it is a container, itself if it is numbered (`layer1`), else none."""
+    if name in CONTAINERS:
+        for key, step in child.named_children():
+            yield f"{name}.{key}", step
+    elif NUMBERED.fullmatch(name):
+        yield name, child
+
+
+def _as_steps(between: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
+    return [(name, child) for name, child in between if any(True for _ in child.parameters())]
+
+
+def create_trunk(spec: TimmSpec, channels: int, image_size: int, **pretrained: Any) -> nn.Module:
+    """Create the timm model; ConfigError for an unknown name or for an override that this model does not take."""
+    if not timm.is_model(spec.model):
+        raise ConfigError(
+            f"encoder.model: timm has no '{spec.model}'{suggest(spec.model, timm.list_models())}; "
+            f"timm.list_models('*') lists {len(timm.list_models())} names"
+        )
+    options: dict[str, Any] = {"in_chans": channels, "num_classes": 0, "drop_rate": spec.drop_rate, **pretrained}
+    if spec.drop_path:
+        options["drop_path_rate"] = spec.drop_path
+    if spec.patch_size is not None:
+        options["patch_size"] = spec.patch_size
+    if spec.drop_rate and timm.model_entrypoint(spec.model).__module__.endswith(".vision_transformer"):
+        options |= {"drop_rate": 0.0, "proj_drop_rate": spec.drop_rate, "pos_drop_rate": spec.drop_rate}
+    if _wants_img_size(spec.model):
+        options["img_size"] = image_size
+    try:
+        trunk = timm.create_model(spec.model, **options)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise ConfigError(f"encoder.model '{spec.model}' cannot be built with {options}: {error}") from error
+    return _cifar_stem(trunk, spec, channels) if spec.stem == "cifar" else trunk
+
+
+def _wants_img_size(model: str) -> bool:
+    """Whether a model is built for one image size: its default configuration says so."""
+    entry = timm.model_entrypoint(model)
+    fixed = bool(timm.get_pretrained_cfg(model) and timm.get_pretrained_cfg(model).fixed_input_size)
+    return fixed or "img_size" in inspect.signature(entry).parameters
+
+
+def _cifar_stem(trunk: nn.Module, spec: TimmSpec, channels: int) -> nn.Module:
+    if not isinstance(trunk, timm.models.ResNet) or not isinstance(trunk.conv1, nn.Conv2d):
+        raise ConfigError(f"encoder.stem=cifar is for ResNets with a 7x7 stem, not for '{spec.model}'")
+    trunk.conv1 = nn.Conv2d(channels, trunk.conv1.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
+    trunk.maxpool = nn.Identity()
+    return trunk
+
+
+def build(spec: TimmSpec, *, bands: tuple[str, ...], image_size: int, seed: int) -> TimmEncoder:
+    """Build with weights drawn from `seed` (timm's own initialisation)."""
+    with seeded(seed):
+        return TimmEncoder(create_trunk(spec, len(bands), image_size), bands, image_size)
