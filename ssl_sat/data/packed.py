@@ -138,8 +138,10 @@ class Pack:
         manifest = _parse(Manifest, file)
         size = (path / "patches.bin").stat().st_size if (path / "patches.bin").is_file() else 0
         if size != manifest.n * manifest.record_bytes:
-            raise UserError(f"{path / 'patches.bin'}: {size} bytes, but {manifest.n} records of "
-                            f"{manifest.record_bytes} need {manifest.n * manifest.record_bytes}. Pack again.")  # fmt: skip
+            raise UserError(
+                f"{path / 'patches.bin'}: {size} bytes, but {manifest.n} records of {manifest.record_bytes} need "
+                f"{manifest.n * manifest.record_bytes}. Pack again."
+            )
         return cls(path, manifest)
 
     def __len__(self) -> int:

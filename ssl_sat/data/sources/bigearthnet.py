@@ -95,6 +95,12 @@ class _BigEarthNet(Source):
         raise NotImplementedError
 
     @cached_property
+    def prefix(self) -> str:
+        """Path from the root to the base, '' or ending in a slash."""
+        return "" if self.base == self.root else self.base.relative_to(self.root).as_posix() + "/"
+
+    @cached_property
+    @override
     def facts(self) -> Facts:
         offsets = {baseline_offset(ref.time) for ref in self.found}
         if len(offsets) > 1:
@@ -140,10 +146,10 @@ class BigEarthNetV1(_BigEarthNet):
         return [self._ref(name) for name, _ in self.inventory()]
 
     def _ref(self, name: str) -> PatchRef:
-        path = self.base / name
-        ref = PatchRef(name, path.relative_to(self.root).as_posix(), time=_date_of(name))
+        ref = PatchRef(name, self.prefix + name, time=_date_of(name))
         try:
-            facts = json.loads((path / f"{name}_labels_metadata.json").read_text())
+            with open(f"{self.base}/{name}/{name}_labels_metadata.json", encoding="utf-8") as file:
+                facts = json.load(file)
             labels = self.labels_of([str(label) for label in facts["labels"]])
             tile = _TILE.search(str(facts.get("tile_source", "")))
             time = str(facts.get("acquisition_date", "")).replace(" ", "T") or ref.time
@@ -221,13 +227,12 @@ class BigEarthNetV2(_BigEarthNet):
     @override
     def find(self) -> list[PatchRef]:
         labels_of = {row["patch_id"]: tuple(sorted(row["labels"])) for row in self._rows}
-        prefix = self.base.relative_to(self.root).as_posix()
         refs = []
         for folder in self._folders():
             name = os.path.basename(folder)
             tile = _TILE.search(folder.partition("/")[0])
-            path = folder if prefix == "." else f"{prefix}/{folder}"
-            refs.append(PatchRef(name, path, "", labels_of.get(name, ()), tile[1] if tile else None, _date_of(name)))
+            place = tile[1] if tile else None
+            refs.append(PatchRef(name, self.prefix + folder, "", labels_of.get(name, ()), place, _date_of(name)))
         return refs
 
     @cached_property

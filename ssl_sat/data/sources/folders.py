@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 from typing_extensions import override
@@ -50,7 +51,7 @@ class FolderSource(Source):
 
     def _below(self, folder: Path, split: str) -> list[PatchRef]:
         if not self.by_class:
-            return [self._ref(folder, path, split, ()) for path, _ in _files(folder, self.suffixes)]
+            return self._refs(folder, _files(folder, self.suffixes), split, ())
         loose = next((path for path, _ in _files(folder, self.suffixes, deep=False)), None)
         if loose is not None:
             raise UserError(f"'{loose}' in '{folder}' lies outside the class folders. Put it into one, or set "
@@ -60,13 +61,17 @@ class FolderSource(Source):
             files = _files(cls, self.suffixes)
             if not files:
                 raise UserError(f"class folder '{cls}' holds no {'/'.join(self.suffixes)} files. Remove it or fill it.")
-            refs += [self._ref(cls, path, split, (cls.name,)) for path, _ in files]
+            refs += self._refs(cls, files, split, (cls.name,))
         return refs
 
-    def _ref(self, folder: Path, path: str, split: str, labels: tuple[str, ...]) -> PatchRef:
-        full = folder / path
-        name = self._id(full.relative_to(self.base).as_posix())
-        return PatchRef(name, full.relative_to(self.root).as_posix(), split, labels)
+    def _refs(self, folder: Path, files: list[tuple[str, int]], split: str, labels: tuple[str, ...]) -> list[PatchRef]:
+        below = "" if folder == self.base else folder.relative_to(self.base).as_posix() + "/"
+        return [PatchRef(self._id(below + path), self._prefix + below + path, split, labels) for path, _ in files]
+
+    @cached_property
+    def _prefix(self) -> str:
+        """Path from the root to the base, '' or ending in a slash."""
+        return "" if self.base == self.root else self.base.relative_to(self.root).as_posix() + "/"
 
     def _id(self, path: str) -> str:
         return os.path.splitext(path.rpartition("/")[2] if self.names_are_ids else path)[0]

@@ -28,7 +28,9 @@ def decode(path: str) -> Image.Image:
     """Open and fully decode an image as 8-bit RGB; UnreadablePatch when it is broken or is not what its name says."""
     name, suffix = os.path.basename(path), os.path.splitext(path)[1].lower()
     try:
-        with Image.open(path) as image:
+        with open(path, "rb") as file:  # read at once: Pillow would fetch a JPEG in dozens of small pieces
+            data = file.read()
+        with Image.open(io.BytesIO(data)) as image:
             if image.format not in _FAMILY[suffix]:
                 raise UnreadablePatch(f"{name}: holds {image.format}, not {_FAMILY[suffix][0]}")
             if image.mode not in _TO_RGB:
@@ -100,7 +102,7 @@ class ImageSource(FolderSource):
         elif image.size != (width, height):
             raise UserError(
                 f"{self.spec.name}: images of several sizes in '{self.root}': {ref.path} is "
-                f"{image.width}x{image.height}, the first is {width}x{height}. Set data.size_px to bring them to one size."
+                f"{image.width}x{image.height}, the first is {width}x{height}. Set data.size_px to make them one size."
             )
         if self.spec.recompress == "jpeg75":
             image = jpeg75(image)

@@ -111,8 +111,10 @@ def write_scenes(root: Path, spec: ScenesSpec) -> None:
     wanted = parameters(spec)
     if (root / MARKER).is_file():
         if json.loads((root / MARKER).read_text()) != wanted:
-            raise UserError(f"'{root}' holds other scenes than these ({MARKER}). Set data.root to another folder, or to "
-                            "null for one of their own.")  # fmt: skip
+            raise UserError(
+                f"'{root}' holds other scenes than these ({MARKER}). Set data.root to another folder, or to null for one "
+                "of their own."
+            )
         return
     if root.is_dir() and any(root.iterdir()):
         raise UserError(f"'{root}' is not empty and holds no {MARKER}: nothing is written. Choose another data.root.")
@@ -164,11 +166,11 @@ def write_patch(root: Path, number: int, main_class: str, seed: int) -> str:
 def compose(main_class: str, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     """Reflectance (12, 120, 120), float32, on the 10 m grid, and the other classes in the patch.
 
-    A second land class covers 0 to 40 % of the patch; under clouds lies any land class.
+    A second land class covers 0 to 45 % of the patch; under clouds lies any land class.
     """
     ground = main_class if main_class != "cloud" else str(rng.choice(_LAND))
     other = str(rng.choice([name for name in _LAND if name != ground]))
-    share = float(rng.uniform(0.0, 0.4))
+    share = float(rng.uniform(0.0, 0.45))
     field = smooth_noise(rng, 12.0)
     alpha = _ramp(field - np.quantile(field, 1.0 - share), 0.25)
     image = _surface(ground, rng) * (1.0 - alpha) + _surface(other, rng) * alpha
@@ -179,7 +181,7 @@ def compose(main_class: str, rng: np.random.Generator) -> tuple[np.ndarray, list
         bright = np.float32(rng.uniform(0.8, 1.2)) * (1.0 + 0.08 * smooth_noise(rng, 6.0))
         image = image * (1.0 - opacity) + _spectrum("cloud") * bright * opacity
         present = [ground, *present]
-    image = image * np.float32(rng.lognormal(0.0, 0.10)) + (_HAZE * np.float32(rng.gamma(2.0, 0.5)))[:, None, None]
+    image = image * np.float32(rng.lognormal(0.0, 0.2)) + (_HAZE * np.float32(rng.gamma(2.0, 0.5)))[:, None, None]
     image *= 1.0 + 0.02 * rng.standard_normal((12, 1, 1), np.float32)  # calibration and adjacency, by band
     image += 0.003 * rng.standard_normal(image.shape, np.float32)
     return np.maximum(image, 0.0001), present
