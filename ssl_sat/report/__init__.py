@@ -1,0 +1,1 @@
+"""Reports: figures, projections of features, self-contained HTML pages. Heavy imports stay inside the functions."""

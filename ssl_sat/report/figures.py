@@ -1,0 +1,189 @@
+"""Figures of a report. Built on matplotlib's Figure objects (no pyplot, no global state), the same bytes every time.
+
+Every function returns a Figure; `save` writes it as PNG and PDF without time stamps. `demo=True` stamps DEMO DATA
+over the whole figure. Colours are told apart by colour-blind readers (Tol 2021, scheme 'muted'); OOD is black.
+"""
+
+# N samples, K classes
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_sat.ood.metrics import delong, roc_curve
+from ssl_sat.ood.score import Scores
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = (
+    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#E69F00",
+)  # fmt: skip
+_MARKERS = "os^Dv"
+_ID, _OOD = "#4477AA", "#BB5566"
+_STAMP = "DEMO DATA"
+
+Series = tuple[Sequence[float], Sequence[float]]
+
+
+def save(figure: Figure, stem: Path, dpi: int = 150) -> list[Path]:
+    """Write `<stem>.png` and `<stem>.pdf`; no date and no program name go into the files."""
+    paths = [stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")]
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once: a second drawing would move the axes a little
+    figure.savefig(paths[0], dpi=dpi, metadata={"Software": None})
+    figure.savefig(paths[1], metadata={"Creator": None, "Producer": None, "CreationDate": None})
+    return paths
+
+
+def feature_map(
+    xy_N2: NDArray[np.floating[Any]],
+    labels_N: NDArray[Any],
+    classes: Sequence[str],
+    ood_N: NDArray[np.bool_],
+    *,
+    title: str = "",
+    ood_name: str = "OOD",
+    demo: bool = False,
+) -> Figure:
+    """Scatter plot of projected features: ID by class (labels_N; -1 = unlabelled), OOD as black crosses."""
+    figure = _figure(8.5, 5.5)
+    axes = figure.subplots()
+    size = float(np.clip(20_000 / max(len(xy_N2), 1), 3, 36))
+    known_N = ~ood_N
+    for k, name in [(-1, "unlabelled"), *enumerate(classes)]:
+        at_N = known_N & (labels_N == k)
+        if at_N.any():
+            colour = _COLOURS[k % len(_COLOURS)] if k >= 0 else "#BBBBBB"
+            marker = _MARKERS[max(k, 0) // len(_COLOURS) % len(_MARKERS)]
+            label = f"{name} ({int(at_N.sum()):,})"
+            axes.scatter(*xy_N2[at_N].T, s=size, c=colour, marker=marker, linewidths=0, alpha=0.75, label=label)
+    if ood_N.any():
+        label = f"{ood_name} ({int(ood_N.sum()):,})"
+        axes.scatter(*xy_N2[ood_N].T, s=1.6 * size, c="black", marker="x", linewidths=0.8, alpha=0.8, label=label)
+    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=title)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, markerscale=1.8)
+    return _stamped(figure, demo)
+
+
+def score_histograms(id_scores: Scores, ood_scores: Scores, *, title: str = "", demo: bool = False) -> Figure:
+    """Densities of the scores of both groups on common bins; the outermost 0.2 % are put into the end bins."""
+    figure = _figure(6.5, 4)
+    axes = figure.subplots()
+    low, high = np.quantile(np.concatenate([id_scores.values, ood_scores.values]), [0.002, 0.998])
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    smaller = min(len(id_scores), len(ood_scores))
+    bins = np.linspace(low, high, 1 + int(np.clip(2 * np.sqrt(smaller), 10, 50)))
+    for scores, name, colour, hatch in ((id_scores, "ID", _ID, ""), (ood_scores, "OOD", _OOD, "//")):
+        inside = np.clip(scores.values, low, high)
+        axes.hist(inside, bins, density=True, color=colour, alpha=0.25, hatch=hatch, edgecolor=colour, linewidth=0)
+        label = f"{name} ({len(scores):,})"
+        axes.hist(inside, bins, density=True, histtype="step", color=colour, linewidth=1.5, label=label)
+    axes.set(xlabel=f"{_plain(id_scores.detector)} score (higher = more OOD)", ylabel="density", title=title)
+    axes.legend(frameon=False)
+    _bare(axes)
+    return _stamped(figure, demo)
+
+
+def roc_curves(pairs: Mapping[str, tuple[Scores, Scores]], *, title: str = "", demo: bool = False) -> Figure:
+    """ROC curves with OOD as the positive class; the legend gives AUROC with its DeLong interval."""
+    figure = _figure(8.0, 4.8)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
+    for at, (name, pair) in enumerate(pairs.items()):
+        area = delong(*pair)
+        label = f"{_plain(name)}\nAUROC {area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"
+        style = ("-", "--", "-.")[at // len(_COLOURS) % 3]
+        axes.plot(*roc_curve(*pair), color=_COLOURS[at % len(_COLOURS)], linestyle=style, linewidth=1.5, label=label)
+    axes.set(xlabel="share of ID flagged", ylabel="share of OOD flagged", title=title, xlim=(-0.01, 1.01))
+    axes.set(ylim=(-0.01, 1.01), aspect="equal")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    _bare(axes)
+    return _stamped(figure, demo)
+
+
+def confusion(
+    counts_KK: NDArray[np.integer[Any]], classes: Sequence[str], *, title: str = "", demo: bool = False
+) -> Figure:
+    """Confusion matrix: colour = share of the true class (row), numbers = counts."""
+    side = max(4.0, 0.45 * len(classes) + 2.2)
+    figure = _figure(side + 0.8, side)
+    axes = figure.subplots()
+    share_KK = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(share_KK, cmap="Blues", vmin=0, vmax=1)
+    if len(classes) <= 30:
+        for row, column in np.ndindex(*counts_KK.shape):
+            if counts_KK[row, column]:
+                colour = "white" if share_KK[row, column] > 0.5 else "black"
+                text = f"{counts_KK[row, column]}"
+                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+    ticks = np.arange(len(classes))
+    axes.set_xticks(ticks, classes, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, classes)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    figure.colorbar(image, ax=axes, fraction=0.05, label="share of the true class")
+    return _stamped(figure, demo)
+
+
+def training_curves(
+    panels: Mapping[str, Mapping[str, Series]],
+    *,
+    xlabel: str = "epoch",
+    floors: Mapping[str, float] | None = None,
+    title: str = "",
+    demo: bool = False,
+) -> Figure:
+    """One panel per quantity, one line (xs, ys) per series; `floors` draws the mathematical minimum of a panel."""
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = _figure(4.2 * columns + 0.3, 3.2 * rows + 0.3)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (quantity, lines) in zip(grid, panels.items(), strict=False):
+        for at, (name, (xs, ys)) in enumerate(lines.items()):
+            marker = "o" if len(xs) <= 25 else ""
+            colour = _COLOURS[(0, 6, 3, 9, 1, 8)[at % 6]]
+            axes.plot(xs, ys, color=colour, linewidth=1.5, marker=marker, markersize=3, label=_plain(name))
+        if floors and quantity in floors:
+            axes.axhline(floors[quantity], color="#999999", linestyle=":", linewidth=1, label="floor")
+        axes.set(xlabel=xlabel, ylabel=_plain(quantity))
+        if len(lines) > 1 or (floors and quantity in floors):
+            axes.legend(frameon=False)
+        _bare(axes)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return _stamped(figure, demo)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _bare(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _stamped(figure: Figure, demo: bool) -> Figure:
+    if demo:
+        width, height = figure.get_size_inches()
+        text = figure.text(0.5, 0.5, _STAMP, ha="center", va="center", color="#CC0000", alpha=0.22, weight="bold")
+        text.set(fontsize=float(7.5 * width), rotation=float(np.degrees(np.arctan2(height, width))) * 0.8, zorder=100)
+        text.set_in_layout(False)
+    return figure
