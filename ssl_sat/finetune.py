@@ -28,9 +28,9 @@ from ssl_sat.training.spec import PhasesSpec, TrainerSpec
 
 
 class HeadSpec(Spec):
-    """Classification head: `hidden` layers with ReLU and dropout, as in the study d-512-256-K; [] is linear."""
+    """Classification head: the study's d-512-256-K with ReLU and dropout, or one linear layer."""
 
-    hidden: tuple[int, ...] = (512, 256)
+    kind: Literal["mlp", "linear"] = "mlp"
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
@@ -76,6 +76,7 @@ def with_epochs(phases: Mapping[str, Any], epochs: int) -> dict[str, Any]:
 def run(spec: FinetuneSpec, inputs: Inputs, out: Path) -> Metrics:
     """Train phase by phase, write the classifier, evaluate val and test; return flat metrics."""
     from ssl_sat.data.packed import Pack
+    from ssl_sat.evaluation.finetuned import evaluate
     from ssl_sat.training import engine, finetuning, model_io, setup
 
     engine.prepare(spec.trainer, out)
@@ -89,7 +90,9 @@ def run(spec: FinetuneSpec, inputs: Inputs, out: Path) -> Metrics:
     counts = finetuning.train_phases(spec, model, views, pack, out)
     setup.record_inputs(out, card, {"data": pack})
     model_io.save_model(out, model, card)
-    return {**counts, **finetuning.evaluate(spec, model, views, pack, out)}
+    demo = any(item.synthetic for item in inputs.values())
+    measured = evaluate(model, views, pack, out, spec.batch_size, demo)
+    return {**counts, **measured, "bands": ",".join(card.bands), "initialisation": setup.initialisation(spec, inputs)}
 
 
 def _inputs(spec: FinetuneSpec, lookup: Lookup) -> dict[str, Ref]:

@@ -66,6 +66,7 @@ def run(spec: PretrainSpec, inputs: Inputs, out: Path) -> Metrics:
     setup.record_inputs(out, card, {"data": pack})
     model_io.save_model(out, method.encoder, card)
     model_io.save_head(out, method)
+    pretraining.draw_curves(out, demo=inputs["data"].synthetic)
     return pretraining.summarise(out / "history.jsonl", spec, encoder, rows)
 
 

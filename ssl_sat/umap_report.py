@@ -3,8 +3,8 @@
     python -m ssl_sat.umap_report                                # the latest ood_eval
     python -m ssl_sat.umap_report features=outputs/ood_eval/... neighbours=30
 
-A map is a picture, not a measurement: trustworthiness (Venna & Kaski 2001) and the share of neighbours kept are
-printed on it and stored as metrics.
+A map is a picture, not a measurement: trustworthiness (Venna & Kaski 2001) is
+printed on it and stored as a metric.
 """
 
 from __future__ import annotations
@@ -20,13 +20,11 @@ from ssl_sat.stage import Inputs, Lookup, Metrics, Stage, StageSpec
 
 
 class UmapReportSpec(StageSpec):
-    """Which stored features, and the map's settings: the study's 15 neighbours, min_dist 0.1, cosine."""
+    """Which stored features, and the map's settings: the study's 15 neighbours and min_dist 0.1; cosine distance."""
 
     features: str = runtime("latest")
     neighbours: int = Field(15, ge=2)
     min_dist: float = Field(0.1, ge=0, le=1)
-    metric: str = "cosine"
-    pca: int = Field(50, ge=2)
     max_points: int = Field(5000, ge=20)
     seed: int = Field(0, ge=0)
 
@@ -38,9 +36,10 @@ def run(spec: UmapReportSpec, inputs: Inputs, out: Path) -> Metrics:
     source = inputs["features"]
     points = maps.load_points(source.path, spec.max_points, spec.seed)
     layout = maps.project_points(points, spec)
+    metrics = maps.measure(points, layout, spec)
     maps.store(out, points, layout)
-    maps.draw(out, points, layout, demo=source.synthetic)
-    return maps.measure(points, layout, spec)
+    maps.draw(out, points, layout, metrics["trustworthiness"], demo=source.synthetic)
+    return metrics
 
 
 def _inputs(spec: UmapReportSpec, lookup: Lookup) -> dict[str, Ref]:

@@ -11,6 +11,7 @@ from ssl_sat.evaluation.calibration import calibrated_metrics
 from ssl_sat.evaluation.classification import classification_metrics, confusion_matrix
 from ssl_sat.evaluation.packs import predict_rows
 from ssl_sat.report import figures
+from ssl_sat.report.curves import panels_of
 from ssl_sat.training.callbacks import read_history
 
 
@@ -35,6 +36,7 @@ def evaluate(model: Any, views: Any, pack: Pack, out: Path, batch_size: int, dem
         test.save(out / "predictions-test")
         counts = confusion_matrix(test.labels_N, test.logits_NK.argmax(1), len(test.classes))
         write_json(out / "confusion.json", {"classes": list(test.classes), "counts": counts.tolist()})
-        figures.confusion(counts, test.classes, out / "confusion", demo=demo)
-    figures.curves(read_history(out / "history.jsonl"), out / "curves", demo=demo)
+        title = f"{test.dataset}, test: accuracy {metrics['test_accuracy']:.4f}, n = {len(test)}"
+        figures.save(figures.confusion(counts, test.classes, title=title, demo=demo), out / "confusion")
+    figures.save(figures.training_curves(panels_of(read_history(out / "history.jsonl")), demo=demo), out / "curves")
     return metrics

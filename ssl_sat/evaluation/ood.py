@@ -203,6 +203,10 @@ def _class_names(context: Context, name: str) -> list[str | None]:
 
 
 def draw(out: Path, context: Context, scores: Mapping[str, Pair]) -> None:
-    """Histograms of the scores and ROC curves, as PNG and PDF."""
-    figures.score_histograms(scores, out / "score_histograms", demo=context.demo)
-    figures.roc(scores, out / "roc", demo=context.demo)
+    """A histogram of every score and the ROC curves, as PNG and PDF."""
+    title = f"{context.packs['id'].manifest.source} ({context.spec.id_split}) against {context.packs['ood'].manifest.source}"
+    for name, (inside, outside) in scores.items():
+        label = f"{name.replace('_', ' ')}: {title}"
+        histogram = figures.score_histograms(inside, outside, title=label, demo=context.demo)
+        figures.save(histogram, out / f"scores_{name}")
+    figures.save(figures.roc_curves(scores, title=title, demo=context.demo), out / "roc")

@@ -16,6 +16,8 @@ from ssl_sat.data.packed import Batch, Pack
 from ssl_sat.optim import build_optimizer
 from ssl_sat.optim.schedule import warmup_cosine
 from ssl_sat.optim.spec import OptimSpec
+from ssl_sat.report import figures
+from ssl_sat.report.curves import panels_of
 from ssl_sat.spec import ConfigError
 from ssl_sat.training.callbacks import epoch_mean, read_history
 from ssl_sat.training.engine import reseed
@@ -94,3 +96,8 @@ def summarise(history: Path, spec: Any, encoder: Any, rows: np.ndarray) -> dict[
         "bands": ",".join(encoder.bands),
         "initialisation": "artifact" if spec.init not in ("scratch", "imagenet") else spec.init,
     }
+
+
+def draw_curves(out: Path, demo: bool) -> None:
+    """Loss and what is watched beside it, epoch by epoch, as PNG and PDF."""
+    figures.save(figures.training_curves(panels_of(read_history(out / "history.jsonl")), demo=demo), out / "curves")

@@ -128,6 +128,15 @@ def _same_pixels(card: ModelCard, pack: Pack, wanted: tuple[str, ...]) -> bool:
     return card.normalisation.unit == unit_of(pack) and set(wanted) <= set(card.bands)
 
 
+def initialisation(spec: Any, inputs: Mapping[str, Artifact]) -> str:
+    """'scratch', 'imagenet' or what the starting artifact is, for tables: method, its own start, data."""
+    if "init" not in inputs:
+        return spec.init
+    config = inputs["init"].config
+    start = config["init"] if config["init"] in ("scratch", "imagenet") else "an artifact"
+    return f"{config['method']['name']} on {config['data']['name']}, {config['epochs']} epochs, from {start}"
+
+
 def _label(pack: Pack) -> str:
     kind = "synthetic " if pack.manifest.synthetic else ""
     return f"{kind}{pack.manifest.source} ({pack.manifest.level}, {len(pack)} patches)"
