@@ -63,10 +63,12 @@ def feature_map(
             colour = _COLOURS[k % len(_COLOURS)] if k >= 0 else "#BBBBBB"
             marker = _MARKERS[max(k, 0) // len(_COLOURS) % len(_MARKERS)]
             label = f"{name} ({int(at_N.sum()):,})"
-            axes.scatter(*xy_N2[at_N].T, s=size, c=colour, marker=marker, linewidths=0, alpha=0.75, label=label)
+            x_M, y_M = xy_N2[at_N].T
+            axes.scatter(x_M, y_M, s=size, c=colour, marker=marker, linewidths=0, alpha=0.75, label=label)
     if ood_N.any():
         label = f"{ood_name} ({int(ood_N.sum()):,})"
-        axes.scatter(*xy_N2[ood_N].T, s=1.6 * size, c="black", marker="x", linewidths=0.8, alpha=0.8, label=label)
+        x_M, y_M = xy_N2[ood_N].T
+        axes.scatter(x_M, y_M, s=1.6 * size, c="black", marker="x", linewidths=0.8, alpha=0.8, label=label)
     axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=title)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, markerscale=1.8)
     return _stamped(figure, demo)
@@ -80,7 +82,7 @@ def score_histograms(id_scores: Scores, ood_scores: Scores, *, title: str = "", 
     if low == high:
         low, high = low - 0.5, high + 0.5
     smaller = min(len(id_scores), len(ood_scores))
-    bins = np.linspace(low, high, 1 + int(np.clip(2 * np.sqrt(smaller), 10, 50)))
+    bins = np.linspace(low, high, 1 + int(np.clip(2 * np.sqrt(smaller), 10, 50))).tolist()
     for scores, name, colour, hatch in ((id_scores, "ID", _ID, ""), (ood_scores, "OOD", _OOD, "//")):
         inside = np.clip(scores.values, low, high)
         axes.hist(inside, bins, density=True, color=colour, alpha=0.25, hatch=hatch, edgecolor=colour, linewidth=0)

@@ -44,7 +44,8 @@ table.sheet { width: 100%; border-collapse: collapse; } table.sheet > * > tr > t
 .banner { position: fixed; top: 0; left: 0; right: 0; height: 2.2rem; line-height: 2.2rem; z-index: 9;
   background: #c00; color: #fff; font-weight: 700; letter-spacing: .12em; text-align: center; }
 .watermark { position: fixed; top: 42%; left: 0; right: 0; text-align: center; transform: rotate(-28deg);
-  font-size: 15vw; font-weight: 800; color: rgba(204, 0, 0, .09); pointer-events: none; white-space: nowrap; z-index: 8; }
+  font-size: 15vw; font-weight: 800; color: rgba(204, 0, 0, .09); pointer-events: none; white-space: nowrap;
+  z-index: 8; }
 @page { size: A4; margin: 14mm; }
 @media print {
   main { max-width: none; padding: 0; }
@@ -89,9 +90,8 @@ class Page:
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
         body = "".join(f"<tr>{''.join(_cell(row.get(name)) for name in names)}</tr>" for row in rows)
         above = f"<caption>{escape(caption)}</caption>" if caption else ""
-        self._parts.append(
-            f'<div class="scroll"><table class="data">{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        )
+        inner = f"{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+        self._parts.append(f'<div class="scroll"><table class="data">{inner}</table></div>')
 
     def facts(self, values: Mapping[str, Any], *, caption: str = "") -> None:
         """Add a table of two columns: what, and its value."""
@@ -114,7 +114,8 @@ class Page:
         content = f"<main>{chr(10).join(self._parts)}</main>"
         if self.demo:  # the empty head of the outer table keeps room for the banner on every printed page
             room = '<thead><tr><td><div class="room"></div></td></tr></thead>'
-            content = f'{_BANNER}<table class="sheet" role="presentation">{room}<tbody><tr><td>{content}</td></tr></tbody></table>'
+            body = f"<tbody><tr><td>{content}</td></tr></tbody>"
+            content = f'{_BANNER}<table class="sheet" role="presentation">{room}{body}</table>'
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
