@@ -35,7 +35,9 @@ class McAccumulator:
         """Take in some passes. Raises ValueError if a logit is NaN or infinite."""
         if not bool(torch.isfinite(logits_TNK).all()):
             raise ValueError("a logit of a dropout pass is not finite")
-        logits_TNK = logits_TNK.double()
+        logits_TNK = (
+            logits_TNK.cpu() if logits_TNK.device.type == "mps" else logits_TNK
+        ).double()  # mps has no float64
         log_p_TNK = torch.log_softmax(logits_TNK, dim=-1)
         p_TNK = log_p_TNK.exp()
         if not self.passes:

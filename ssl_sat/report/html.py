@@ -6,8 +6,8 @@
     page.image(folder / "umap.png", alt="UMAP of the features")
     page.write(folder / "report.html")
 
-With demo=True every page says DEMO DATA: a banner that stays in view on the screen and is repeated on each page of
-a print, and a watermark behind the text.
+With demo=True every page says DEMO DATA: on the screen a banner that stays in view; in print a line at the top of
+each page (page margin boxes: Chrome 131, WeasyPrint and later); in both a watermark, which every browser repeats.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -39,8 +39,6 @@ table.data td.number { text-align: right; font-variant-numeric: tabular-nums; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; }
 figcaption { color: #555; font-size: .9rem; }
 p.warning { border-left: 4px solid #c00; background: #fff3f3; padding: .5rem .8rem; }
-table.sheet { width: 100%; border-collapse: collapse; } table.sheet > * > tr > td { padding: 0; }
-.room { height: 2.6rem; }
 .banner { position: fixed; top: 0; left: 0; right: 0; height: 2.2rem; line-height: 2.2rem; z-index: 9;
   background: #c00; color: #fff; font-weight: 700; letter-spacing: .12em; text-align: center; }
 .watermark { position: fixed; top: 42%; left: 0; right: 0; text-align: center; transform: rotate(-28deg);
@@ -52,11 +50,18 @@ table.sheet { width: 100%; border-collapse: collapse; } table.sheet > * > tr > t
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   .break { break-before: page; }
   figure, tr { break-inside: avoid; } h1, h2, h3 { break-after: avoid; }
-  table.data thead, table.sheet > thead { display: table-header-group; }
+  table.data thead { display: table-header-group; }
   .scroll { overflow: visible; }
 }
 """
-_BANNER = '<div class="banner">DEMO DATA: these numbers are not results</div><div class="watermark">DEMO DATA</div>'
+_DEMO = "DEMO DATA: these numbers are not results"
+_DEMO_STYLE = f"""
+main {{ padding-top: 3.4rem; }}
+@media print {{
+  main {{ padding-top: 0; }} .banner {{ display: none; }}
+  @page {{ margin-top: 24mm; @top-center {{ content: "{_DEMO}"; color: #c00; font: bold 14pt sans-serif; }} }}
+}}
+"""
 
 
 class Page:
@@ -111,16 +116,15 @@ class Page:
     def render(self) -> str:
         """Return the page as text; the same parts give the same bytes."""
         title = f"DEMO DATA: {self.title}" if self.demo else self.title
+        style = _STYLE + _DEMO_STYLE if self.demo else _STYLE
         content = f"<main>{chr(10).join(self._parts)}</main>"
-        if self.demo:  # the empty head of the outer table keeps room for the banner on every printed page
-            room = '<thead><tr><td><div class="room"></div></td></tr></thead>'
-            body = f"<tbody><tr><td>{content}</td></tr></tbody>"
-            content = f'{_BANNER}<table class="sheet" role="presentation">{room}{body}</table>'
+        if self.demo:
+            content = f'<div class="banner">{_DEMO}</div><div class="watermark">DEMO DATA</div>{content}'
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>{content}</body></html>\n"
+            f"<title>{escape(title)}</title><style>{style}</style></head>\n<body>{content}</body></html>\n"
         )
 
     def write(self, path: Path) -> Path:
@@ -136,5 +140,6 @@ def _cell(value: Any) -> str:
         return '<td class="number">–</td>'
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return f"<td>{escape(str(value))}</td>"
-    text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    plain = value == 0 or 1e-3 <= abs(value) < 1e4
+    text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if plain else f"{value:.4g}"
     return f'<td class="number">{text}</td>'

@@ -81,7 +81,7 @@ def cosine_neighbours(x_NP: NDArray[np.float32], k: int) -> tuple[NDArray[np.int
 def trustworthiness(
     features_ND: NDArray[np.floating[Any]], xy_N2: NDArray[np.floating[Any]], *, seed: int, neighbours: int = 15
 ) -> float:
-    """Trustworthiness (Venna & Kaski 2001) on at most 2,000 samples; 1 = all neighbours in the picture are neighbours."""
+    """Trustworthiness (Venna & Kaski 2001) of at most 2,000 samples; 1 = neighbours in the picture are neighbours."""
     from sklearn.manifold import trustworthiness as of_sklearn
 
     at_M = np.random.default_rng(seed).permutation(len(features_ND))[:2000]
