@@ -204,7 +204,8 @@ class Pack:
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of a split, int64, ascending."""
         if split not in self.manifest.splits:
-            there = ", ".join(f"{name} ({last - first})" for name, (first, last) in self.manifest.splits.items())
+            ranges = [(name, *self.manifest.splits[name]) for name in self.splits]
+            there = ", ".join(f"{name} ({last - first})" for name, first, last in ranges)
             raise UserError(f"{self.folder}: no split '{split}' in this pack (there are: {there}). Pack with a split "
                             "scheme that has it: data.split=...")  # fmt: skip
         first, last = self.manifest.splits[split]

@@ -8,9 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import rasterio
-from rasterio.transform import from_origin
-
 from fakes.pixels import uint16
+from rasterio import Affine
 
 SIZES = {"B02": 120, "B03": 120, "B04": 120, "B08": 120, "B05": 60, "B06": 60, "B07": 60, "B8A": 60, "B11": 60,
          "B12": 60, "B01": 20, "B09": 20}  # fmt: skip
@@ -36,7 +35,7 @@ V2_LABELS = (["Arable land", "Pastures"], ["Pastures"], ["Marine waters"], ["Mix
 def write_band(path: Path, pixels_CHW: np.ndarray, gsd_m: float = 10.0, **options: object) -> None:
     """Write a raster (C, H, W) as GDAL does by default: uncompressed strips, UTM."""
     count, height, width = pixels_CHW.shape
-    place = {"crs": "EPSG:32633", "transform": from_origin(404400, 5342400, gsd_m, gsd_m)}
+    place = {"crs": "EPSG:32633", "transform": Affine(gsd_m, 0.0, 404400.0, 0.0, -gsd_m, 5342400.0)}
     shape = {"count": count, "height": height, "width": width, "dtype": pixels_CHW.dtype}
     with rasterio.open(path, "w", driver="GTiff", **shape, **place, **options) as raster:
         raster.write(pixels_CHW)

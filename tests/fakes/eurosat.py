@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from PIL import Image
-
 from fakes.bigearthnet import write_band
 from fakes.pixels import rgb, uint16
+from PIL import Image
 
 CLASSES = ("AnnualCrop", "Forest", "SeaLake")
 PER_CLASS = 5

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-
 from fakes.bigearthnet import write_band
 from fakes.pixels import rgb, uint16
+from PIL import Image
 
 UCMERCED_CLASSES = ("agricultural", "overpass")
 BENV2 = {

@@ -169,7 +169,7 @@ class BigEarthNetV1(_BigEarthNet):
 
     def _lists(self) -> dict[str, Path]:
         lists = {split: self.metadata(f"{split}.csv", f"{split}.csv.bz2") for split in ("train", "val", "test")}
-        missing = sorted(split for split, path in lists.items() if path is None)
+        missing = [split for split, path in lists.items() if path is None]
         if missing:
             raise MissingInput(
                 f"bigearthnet_v1: no {', '.join(f'{split}.csv[.bz2]' for split in missing)} in "

@@ -112,8 +112,8 @@ def write_scenes(root: Path, spec: ScenesSpec) -> None:
     if (root / MARKER).is_file():
         if json.loads((root / MARKER).read_text()) != wanted:
             raise UserError(
-                f"'{root}' holds other scenes than these ({MARKER}). Set data.root to another folder, or to null for one "
-                "of their own."
+                f"'{root}' holds other scenes than these ({MARKER}). Set data.root to another folder, or null "
+                "for one of their own."
             )
         return
     if root.is_dir() and any(root.iterdir()):
