@@ -179,19 +179,26 @@ class Pack:
 
         return pq.read_table(self.folder / "index.parquet").to_pydict()
 
-    @property
+    def column(self, name: str) -> Any:
+        """One column of index.parquet as a pyarrow array, without reading the others."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.folder / "index.parquet", columns=[name])[name].combine_chunks()
+
+    @cached_property
     def ids(self) -> list[str]:
         """Id of every row."""
-        return self.index["id"]
+        return self.column("id").to_pylist()
 
     @cached_property
     def labels(self) -> np.ndarray:
         """int64 (N,), -1 for none; for multi-label float32 (N, K), 1 where the class is present."""
         if self.manifest.label_kind != "multi":
-            return np.asarray(self.index["label"], np.int64)
+            return self.column("label").to_numpy(zero_copy_only=False).astype(np.int64)
+        lists = self.column("labels")
+        rows = np.repeat(np.arange(len(self)), lists.value_lengths().to_numpy(zero_copy_only=False))
         labels_NK = np.zeros((len(self), len(self.classes)), np.float32)
-        for row, present in enumerate(self.index["labels"]):
-            labels_NK[row, present] = 1.0
+        labels_NK[rows, lists.flatten().to_numpy(zero_copy_only=False)] = 1.0
         return labels_NK
 
     @cached_property
@@ -204,8 +211,8 @@ class Pack:
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of a split, int64, ascending."""
         if split not in self.manifest.splits:
-            ranges = [(name, *self.manifest.splits[name]) for name in self.splits]
-            there = ", ".join(f"{name} ({last - first})" for name, first, last in ranges)
+            sizes = {name: last - first for name, (first, last) in self.manifest.splits.items()}
+            there = ", ".join(f"{name} ({sizes[name]})" for name in self.splits)
             raise UserError(f"{self.folder}: no split '{split}' in this pack (there are: {there}). Pack with a split "
                             "scheme that has it: data.split=...")  # fmt: skip
         first, last = self.manifest.splits[split]
@@ -232,8 +239,8 @@ class Pack:
         return tuple(views)
 
     def batch(self, rows_N: np.ndarray) -> Batch:
-        """Return the rows as tensors; see Batch for the dtypes."""
-        rows = np.asarray(rows_N, np.int64)
+        """Return the rows as tensors that own their memory; see Batch for the dtypes."""
+        rows = np.array(rows_N, np.int64)
         bits = _TORCH_BITS[self.manifest.dtype]
         groups = tuple(torch.from_numpy(array.view(bits)) for array in self.read(rows))
         return Batch(groups, torch.from_numpy(rows), torch.from_numpy(self.labels[rows]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -34,16 +35,12 @@ def source_digest(spec: DataSpec) -> dict[str, Any]:
         return {"synthetic": parameters(spec)}
     source: Source = SOURCES.build(spec)
     lines = sorted(f"{name}\t{size}\n" for name, size in source.inventory())
-    files = {path.relative_to(_common(source, path)).as_posix(): digest_file(path) for path in source.split_files()}
+    files = {name: digest_file(path) for name, path in source.split_files().items()}
     return {
         "patches": len(lines),
         "names_sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
         "split_files": dict(sorted(files.items())),
     }
-
-
-def _common(source: Source, path: Path) -> Path:
-    return source.root if path.is_relative_to(source.root) else path.parent
 
 
 def write_pack(spec: DataSpec, out: Path, progress: Progress | None = None) -> dict[str, float | int | str]:
@@ -59,6 +56,7 @@ def write_pack(spec: DataSpec, out: Path, progress: Progress | None = None) -> d
     has_train = any(ref.split == "train" for ref in refs)
     counted = sum(ref.split == "train" or not has_train for ref in refs)
     writer = _Writer(out, facts, BandHistograms(facts.bands, facts.dtype, counted), "train" if has_train else None)
+    _check_room(out, len(refs) * writer.record_bytes)
     with writer:
         for done, (ref, arrays, reason) in enumerate(_read_all(source, refs), start=1):
             writer.add(ref, arrays, reason)
@@ -156,6 +154,12 @@ class _Writer:
             self.histograms.add(records[:, at : at + size].reshape(-1, *shape), band)
             at, band = at + size, band + shape[0]
         self.counted += len(records)
+
+
+def _check_room(out: Path, needed: int) -> None:
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        raise UserError(f"{out}: the pack needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there.")
 
 
 def _check_quarantine(spec: DataSpec, out: Path, writer: _Writer, total: int) -> None:

@@ -154,8 +154,8 @@ def scenes(root: Path) -> Case:
                 lambda n: root / "s" / n / f"{n}_B8A.tif")  # fmt: skip
 
 
-CASES = {make.__name__: make for make in (bigearthnet_v1, bigearthnet_v2, eurosat_rgb, eurosat_ms, ucmerced, imagefolder,
-                                          npy, geotiff, scenes)}  # fmt: skip
+MAKERS = (bigearthnet_v1, bigearthnet_v2, eurosat_rgb, eurosat_ms, ucmerced, imagefolder, npy, geotiff, scenes)
+CASES = {make.__name__: make for make in MAKERS}
 
 
 def test_every_source_has_a_fake() -> None:

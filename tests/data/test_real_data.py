@@ -1,4 +1,4 @@
-"""The readers on real data, where it is: the folder of env SSL_SAT_REAL_DATA, else ../shared/data. Skipped elsewhere."""
+"""The readers on real data, where there is some: in the folder of env SSL_SAT_REAL_DATA, else ../shared/data."""
 
 import os
 import zipfile
@@ -116,7 +116,7 @@ def test_ucmerced_is_resized_as_torchvision_does(unzipped: Any, tmp_path: Path) 
     assert p.manifest.gsd_m == pytest.approx(1.2) and len(p.classes) == 21
     (pixels,) = p.read(np.arange(len(p)))
     for row in range(len(p)):
-        image = torch.from_numpy(np.asarray(Image.open(root / p.index["path"][row]))).permute(2, 0, 1)
+        image = torch.from_numpy(np.array(Image.open(root / p.index["path"][row]))).permute(2, 0, 1)
         want = functional.resize(image.float(), [64, 64], antialias=True).numpy()
         assert np.abs(pixels[row] - want).max() <= 1.0  # Pillow rounds after each of its two passes
 

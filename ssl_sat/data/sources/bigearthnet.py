@@ -29,7 +29,7 @@ from ssl_sat.data.sources.contract import (
     descend,
 )
 from ssl_sat.data.sources.tiff import read_tiff
-from ssl_sat.data.spec import BigEarthNetV1Spec, BigEarthNetV2Spec, DataSpec
+from ssl_sat.data.spec import BigEarthNetV1Spec, BigEarthNetV2Spec
 from ssl_sat.data.splits import Assigned, assign_lists, canonical, read_names
 from ssl_sat.spec import MissingInput, UserError
 
@@ -87,7 +87,10 @@ def _one_band(path: str, group: Group) -> np.ndarray:
 class _BigEarthNet(Source):
     """What both versions share: twelve files per patch, groups of three resolutions."""
 
-    label_kind: LabelKind = "multi"
+    @property
+    @override
+    def label_kind(self) -> LabelKind:
+        return "multi"
 
     @property
     def base(self) -> Path:
@@ -164,8 +167,8 @@ class BigEarthNetV1(_BigEarthNet):
         return tuple(sorted(names))
 
     @override
-    def split_files(self) -> list[Path]:
-        return list(self._lists().values()) if self.spec.split == "official" else []
+    def split_files(self) -> dict[str, Path]:
+        return {path.name: path for path in self._lists().values()} if self.spec.split == "official" else {}
 
     def _lists(self) -> dict[str, Path]:
         lists = {split: self.metadata(f"{split}.csv", f"{split}.csv.bz2") for split in ("train", "val", "test")}
@@ -181,7 +184,7 @@ class BigEarthNetV1(_BigEarthNet):
     @override
     def assign(self, refs: list[PatchRef]) -> Assigned:
         if self.spec.split != "official":
-            return by_fractions_or_none(self.spec, refs)
+            return by_fractions_or_none(self.spec, self.spec.split, refs)
         lists = self._lists()
         names = {split: read_names(path) for split, path in lists.items()}
         return assign_lists(names, (ref.id for ref in refs), lists, self.spec.allow_absent)
@@ -193,9 +196,10 @@ class BigEarthNetV2(_BigEarthNet):
     needs = "the folder of BigEarthNet v2.0 that holds BigEarthNet-S2/<tile>/<patch>/ (Zenodo record 10891137)"
     spec: BigEarthNetV2Spec
 
-    def __init__(self, spec: DataSpec) -> None:
-        super().__init__(spec)
-        self.label_kind = "multi" if self.table is not None else "none"
+    @property
+    @override
+    def label_kind(self) -> LabelKind:
+        return "multi" if self.table is not None else "none"
 
     @cached_property
     @override
@@ -248,13 +252,13 @@ class BigEarthNetV2(_BigEarthNet):
             raise UserError(f"{self.table}: columns {', '.join(columns)} are needed; {error}") from None
 
     @override
-    def split_files(self) -> list[Path]:
-        return [] if self.table is None else [self.table]
+    def split_files(self) -> dict[str, Path]:
+        return {} if self.table is None else {self.table.name: self.table}
 
     @override
     def assign(self, refs: list[PatchRef]) -> Assigned:
         if self.spec.split != "official" or self.table is None:
-            return by_fractions_or_none(self.spec, refs)
+            return by_fractions_or_none(self.spec, self.spec.split, refs)
         names: dict[str, list[str]] = {}
         for row in self._rows:
             names.setdefault(canonical(row["split"]), []).append(row["patch_id"])

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from ssl_sat.data.spec import DataSpec, Level
+from ssl_sat.data.spec import DataSpec, FractionsSpec, Level
 from ssl_sat.data.splits import Assigned, assign_fractions, subset
 from ssl_sat.spec import MissingInput, UserError
 
@@ -94,7 +94,6 @@ class Listing:
 class Source(abc.ABC):
     """Base of every source. Subclasses find patches and read one; splits and subsets are shared here."""
 
-    label_kind: LabelKind = "single"
     needs = "a folder of patches"  # what `root` must be, and where it is to be had: shown when it is missing
 
     def __init__(self, spec: DataSpec) -> None:
@@ -131,9 +130,14 @@ class Source(abc.ABC):
     def read(self, ref: PatchRef) -> list[np.ndarray]:
         """Return one array (C_g, H_g, W_g) per resolution group, or raise UnreadablePatch with the reason."""
 
-    def split_files(self) -> list[Path]:
-        """The files that decide splits or labels: their digests are inputs of a pack."""
-        return []
+    @property
+    def label_kind(self) -> LabelKind:
+        """What the labels of a patch are: none, one class, or any number of classes."""
+        return "single"
+
+    def split_files(self) -> dict[str, Path]:
+        """The files that decide splits or labels, by a name that does not depend on where they lie."""
+        return {}
 
     @cached_property
     def found(self) -> list[PatchRef]:
@@ -177,17 +181,12 @@ class Source(abc.ABC):
         return tuple(sorted({name for ref in refs for name in ref.labels}))
 
 
-def by_fractions_or_none(spec: object, refs: list[PatchRef]) -> Assigned:
+def by_fractions_or_none(spec: FractionsSpec, split: str, refs: list[PatchRef]) -> Assigned:
     """The splits `fractions` (stratified by label where there is one) and `none` (all in `split_name`)."""
-    if getattr(spec, "split") == "fractions":  # noqa: B009 - specs share these fields without sharing a class
-        return assign_fractions(
-            {ref.id: ref.labels[0] if len(ref.labels) == 1 else "" for ref in refs},
-            getattr(spec, "val_fraction"),  # noqa: B009
-            getattr(spec, "test_fraction"),  # noqa: B009
-            getattr(spec, "split_seed"),  # noqa: B009
-        )
-    name = getattr(spec, "split_name")  # noqa: B009
-    return Assigned({ref.id: name for ref in refs})
+    if split == "fractions":
+        class_of = {ref.id: ref.labels[0] if len(ref.labels) == 1 else "" for ref in refs}
+        return assign_fractions(class_of, spec.val_fraction, spec.test_fraction, spec.split_seed)
+    return Assigned({ref.id: spec.split_name for ref in refs})
 
 
 def descend(root: Path, *names: str) -> Path:

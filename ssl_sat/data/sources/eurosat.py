@@ -57,12 +57,12 @@ class _Published(FolderSource):
             "or data.split=fractions."
         )
 
-    def split_files(self) -> list[Path]:
-        return list(self._lists().values()) if self.spec.split in _PREFIX else []
+    def split_files(self) -> dict[str, Path]:
+        return {path.name: path for path in self._lists().values()} if self.spec.split in _PREFIX else {}
 
     def assign(self, refs: list[PatchRef]) -> Assigned:
         if self.spec.split not in _PREFIX:
-            return by_fractions_or_none(self.spec, refs)
+            return by_fractions_or_none(self.spec, self.spec.split, refs)
         lists = self._lists()
         names = {split: [os.path.splitext(name)[0] for name in read_names(path)] for split, path in lists.items()}
         return assign_lists(names, (ref.id for ref in refs), lists, self.spec.allow_absent)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from ssl_sat.data.sources.contract import PatchRef, Source, by_fractions_or_none
+from ssl_sat.data.sources.contract import LabelKind, PatchRef, Source, by_fractions_or_none
 from ssl_sat.data.spec import ClassesSpec
 from ssl_sat.data.splits import Assigned, assign_folders, split_folders, subset
 from ssl_sat.spec import ConfigError, UserError, suggest
@@ -35,6 +35,11 @@ class FolderSource(Source):
         """True when folders are classes."""
         return getattr(self.spec, "labels", "folder") == "folder"
 
+    @property
+    @override
+    def label_kind(self) -> LabelKind:
+        return "single" if self.by_class else "none"
+
     @override
     def inventory(self) -> list[tuple[str, int]]:
         return [(self._id(path), size) for path, size in _files(self.base, self.suffixes)]
@@ -45,9 +50,7 @@ class FolderSource(Source):
         tops = split_folders(self.base) if split == "folders" else {"": self.base}
         if not tops:
             assign_folders({str(self.base): ""}, self.base)  # says what was looked for
-        refs = [ref for name, folder in tops.items() for ref in self._below(folder, name)]
-        self.label_kind = "single" if self.by_class else "none"
-        return refs
+        return [ref for name, folder in tops.items() for ref in self._below(folder, name)]
 
     def _below(self, folder: Path, split: str) -> list[PatchRef]:
         if not self.by_class:
@@ -80,7 +83,7 @@ class FolderSource(Source):
     def assign(self, refs: list[PatchRef]) -> Assigned:
         if getattr(self.spec, "split", "none") == "folders":
             return assign_folders({ref.id: ref.split for ref in refs}, self.base)
-        return by_fractions_or_none(self.spec, refs)
+        return by_fractions_or_none(self.spec, getattr(self.spec, "split", "none"), refs)
 
     @override
     def choose(self, refs: list[PatchRef]) -> list[PatchRef]:

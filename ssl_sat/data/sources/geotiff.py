@@ -18,7 +18,7 @@ import numpy as np
 from typing_extensions import override
 
 from ssl_sat.data.sources.arrays import ArraySource
-from ssl_sat.data.sources.contract import PatchRef
+from ssl_sat.data.sources.contract import LabelKind, PatchRef
 from ssl_sat.data.sources.tiff import read_tiff
 from ssl_sat.data.spec import GeoTiffSpec
 from ssl_sat.data.splits import Assigned, assign_folders, canonical
@@ -38,6 +38,11 @@ class GeoTiff(ArraySource):
     suffixes = (".tif", ".tiff")
     spec: GeoTiffSpec
 
+    @property
+    @override
+    def label_kind(self) -> LabelKind:
+        return "multi" if self.spec.labels == "meta" else super().label_kind
+
     @override
     def load(self, path: str) -> np.ndarray:
         return read_tiff(path)
@@ -47,7 +52,6 @@ class GeoTiff(ArraySource):
         refs = super().find()
         if self.spec.labels != "meta":
             return refs
-        self.label_kind = "multi"
         return [self._with_meta(ref) for ref in refs]
 
     def _with_meta(self, ref: PatchRef) -> PatchRef:
@@ -66,8 +70,9 @@ class GeoTiff(ArraySource):
         return PatchRef(name, ref.path, split, labels, tile[1] if tile else None, time)
 
     @override
-    def split_files(self) -> list[Path]:
-        return sorted(self.root.rglob("meta.json")) if self.spec.labels == "meta" else []
+    def split_files(self) -> dict[str, Path]:
+        found = self.root.rglob("meta.json") if self.spec.labels == "meta" else ()
+        return {path.relative_to(self.root).as_posix(): path for path in found}
 
     @override
     def assign(self, refs: list[PatchRef]) -> Assigned:

@@ -27,7 +27,7 @@ from typing_extensions import override
 
 from ssl_sat.bands import S2_L2A
 from ssl_sat.data.sources.bigearthnet import GROUPS, BigEarthNetV1
-from ssl_sat.data.sources.contract import Facts, PatchRef, by_fractions_or_none
+from ssl_sat.data.sources.contract import Facts, LabelKind, PatchRef, by_fractions_or_none
 from ssl_sat.data.sources.tiff import write_strips
 from ssl_sat.data.spec import BigEarthNetV1Spec, ScenesSpec
 from ssl_sat.data.splits import Assigned
@@ -70,8 +70,6 @@ def default_root(spec: ScenesSpec) -> Path:
 class Scenes(BigEarthNetV1):
     """Read like BigEarthNet v1, but with one label per patch: the first of its JSON, the main class."""
 
-    label_kind = "single"
-
     def __init__(self, spec: ScenesSpec) -> None:
         super().__init__(BigEarthNetV1Spec(split="none"))
         self.spec = spec  # type: ignore[assignment]
@@ -89,17 +87,22 @@ class Scenes(BigEarthNetV1):
     def facts(self) -> Facts:
         return dataclasses.replace(super().facts, synthetic=True)
 
+    @property
+    @override
+    def label_kind(self) -> LabelKind:
+        return "single"
+
     @override
     def labels_of(self, names: list[str]) -> tuple[str, ...]:
         return (names[0],)
 
     @override
-    def split_files(self) -> list[Path]:
-        return []
+    def split_files(self) -> dict[str, Path]:
+        return {}
 
     @override
     def assign(self, refs: list[PatchRef]) -> Assigned:
-        return by_fractions_or_none(self.scenes, refs)
+        return by_fractions_or_none(self.scenes, self.scenes.split, refs)
 
 
 def write_scenes(root: Path, spec: ScenesSpec) -> None:
