@@ -1,0 +1,11 @@
+"""Views of patches: batched, on the device, any number of bands, drawn per sample and per view.
+
+A recipe is a YAML of `conf/augment`; all share one spec and one builder.
+"""
+
+from ssl_sat.augment.spec import AugmentSpec
+from ssl_sat.registry import Registry
+
+AUGMENTS = Registry("augment")
+for _name in ("none", "eo_light", "simclr_ms", "simclr_rgb", "study"):
+    AUGMENTS.add(_name, "ssl_sat.augment.views:Views", AugmentSpec, version=1)

@@ -43,10 +43,9 @@ class SimCLR(Method):
     def _logs(self, z_VND: Tensor) -> dict[str, Tensor]:
         pairs = z_VND.shape[1] * (dist.get_world_size() if is_distributed() else 1)
         positive, negative = pair_similarities(z_VND)
-        bounds = torch.tensor([nt_xent_floor(pairs, self.temperature), nt_xent_collapse(pairs)])
         return {
-            "loss_floor": bounds[0],
-            "loss_collapse": bounds[1],
+            "loss_floor": torch.full((), nt_xent_floor(pairs, self.temperature), device=z_VND.device),
+            "loss_collapse": torch.full((), nt_xent_collapse(pairs), device=z_VND.device),
             "positive_similarity": positive,
             "negative_similarity": negative,
             "embedding_std": embedding_std(z_VND[0]),

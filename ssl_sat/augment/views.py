@@ -1,0 +1,220 @@
+"""From the integers of a pack to normalised views, one call a batch, on whatever device the batch is.
+
+Order: crop, resize, flips, right angle and blur as two matrix products; radiometry in reflectance; normalisation
+last. Draws depend on (seed, epoch, sample, view) alone.
+
+Legend: N patches, C bands, V views, S image size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssl_sat import bands as band_names
+from ssl_sat.augment import display, radiometric
+from ssl_sat.augment import geometric as geo
+from ssl_sat.augment.draws import Draws
+from ssl_sat.augment.spec import AugmentSpec
+from ssl_sat.precision import full_float32
+
+CPU_CHUNK = 16  # samples whose pixels stay in the cache between operations; the result does not depend on it
+
+
+class _Part(NamedTuple):
+    """The wanted bands of one resolution group: where they stand in it and where they go."""
+
+    group: int
+    height: int
+    width: int
+    take: list[int] | None
+
+
+class Views:
+    """`views(groups, rows_N, epoch) -> x_VNCHW` for training, `views.center(groups) -> x_NCHW` for evaluation.
+
+    spec: the recipe. layout: (bands, height, width) of each resolution group, in the order of a batch's groups.
+    bands: those the encoder reads, in its order; found by name among the layout's. Reflectance is
+    (dn - offset) / scale; mean_C and std_C, per encoder band, are in reflectance (or display value).
+    Raises ConfigError where bands are missing, or where RGB operations meet other bands.
+    """
+
+    def __init__(
+        self,
+        spec: AugmentSpec,
+        layout: Sequence[tuple[Sequence[str], int, int]],
+        *,
+        bands: Sequence[str],
+        scale: float,
+        offset: float,
+        mean_C: Sequence[float],
+        std_C: Sequence[float],
+        image_size: int,
+        num_views: int = 2,
+        seed: int = 0,
+    ) -> None:
+        self.spec, self.bands, self.image_size, self.num_views, self.seed = spec, tuple(bands), image_size, num_views, seed
+        if spec.rgb is not None:
+            display.require_display_bands(self.bands, spec.name)
+        if not len(mean_C) == len(std_C) == len(self.bands):
+            raise ValueError(f"{len(mean_C)} means and {len(std_C)} deviations for {len(self.bands)} bands")
+        self.height, self.width = max((height, width) for _, height, width in layout)
+        self._parts, self._order = _plan(layout, self.bands)
+        self._scale, self._offset = float(scale), float(offset)
+        self._mean, self._std = torch.tensor(mean_C, dtype=torch.float32), torch.tensor(std_C, dtype=torch.float32)
+        self._constants: dict[tuple[str, torch.device], Tensor] = {}
+
+    def gsd_out(self, gsd_m: float) -> float:
+        """Ground sampling distance that the encoder sees in `center`, given that of the finest band."""
+        return geo.gsd_out(gsd_m, self.height, self.width, self.image_size, self.spec.eval)
+
+    @torch.no_grad()
+    def __call__(self, groups: Sequence[Tensor], rows_N: Tensor, epoch: int) -> Tensor:
+        """Return V views of each patch, (V, N, C, S, S), float32 and normalised."""
+        shape = (self.num_views, len(rows_N), len(self.bands), self.image_size, self.image_size)
+        out = torch.empty(shape, device=rows_N.device)
+        with full_float32(rows_N.device):
+            for part in self._chunks(rows_N):
+                pixels = self._pixels(groups, part)
+                shared = Draws(self.seed, epoch, "all", rows_N[part])
+                for view in range(self.num_views):
+                    draws = Draws(self.seed, epoch, view, rows_N[part])
+                    out[view, part] = self._view(pixels, groups[0].dtype, draws, shared, rows_N[part])
+        return out
+
+    @torch.no_grad()
+    def center(self, groups: Sequence[Tensor]) -> Tensor:
+        """Return the one view of evaluation, (N, C, S, S), without any draw."""
+        rows_N = torch.arange(len(groups[0]), device=groups[0].device)
+        out = torch.empty((len(rows_N), len(self.bands), self.image_size, self.image_size), device=rows_N.device)
+        with full_float32(rows_N.device):
+            mean_C, std_C = self._statistics(rows_N.device)
+            for part in self._chunks(rows_N):
+                boxes = geo.center_boxes(rows_N[part], self.height, self.width, self.image_size, self.spec.eval)
+                y = self._resampled(self._pixels(groups, part), boxes, None)
+                out[part] = y.sub_(self._offset + self._scale * mean_C).div_(self._scale * std_C)
+        return out
+
+    def _chunks(self, rows_N: Tensor) -> list[slice]:
+        size = CPU_CHUNK if rows_N.device.type == "cpu" else max(len(rows_N), 1)
+        return [slice(first, first + size) for first in range(0, len(rows_N), size)]
+
+    def _on(self, device: torch.device, name: str, values: Tensor | list[int]) -> Tensor:
+        """A constant on the device, copied there once: a copy in every step would make the host wait."""
+        if (name, device) not in self._constants:
+            self._constants[name, device] = torch.as_tensor(values).to(device)
+        return self._constants[name, device]
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (C, 1, 1)."""
+        mean, std = self._on(device, "mean", self._mean), self._on(device, "std", self._std)
+        return mean[:, None, None], std[:, None, None]
+
+    def _pixels(self, groups: Sequence[Tensor], part: slice) -> list[Tensor]:
+        """The wanted bands of each group as float32 digital numbers."""
+        pixels = []
+        for wanted in self._parts:
+            x = groups[wanted.group][part]
+            if wanted.take is not None:
+                x = x.index_select(1, self._on(x.device, f"take {wanted.group}", wanted.take))
+            pixels.append((x.view(torch.uint16) if x.dtype == torch.int16 else x).float())
+        return pixels
+
+    def _resampled(self, pixels: list[Tensor], boxes: geo.Boxes, moves: _Moves | None) -> Tensor:
+        """Every group through its own pair of matrices; bands in the encoder's order, (N, C, S, S)."""
+        outputs = []
+        for wanted, x in zip(self._parts, pixels, strict=True):
+            shrink_y, shrink_x = wanted.height / self.height, wanted.width / self.width
+            rows = geo.resample_matrix(boxes.top * shrink_y, boxes.height * shrink_y, wanted.height, self.image_size)
+            columns = geo.resample_matrix(boxes.left * shrink_x, boxes.width * shrink_x, wanted.width, self.image_size)
+            if moves is not None:
+                rows, columns = geo.flip_rows(rows, moves.flip_y), geo.flip_rows(columns, moves.flip_x)
+                if moves.blur is not None:
+                    rows, columns = moves.blur @ rows, moves.blur @ columns
+            outputs.append(geo.separable(x, rows, columns))
+        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+        if moves is not None and moves.transpose is not None:
+            y = torch.where(moves.transpose[:, None, None, None], y.transpose(2, 3), y)
+        return y if self._order is None else y.index_select(1, self._on(y.device, "order", self._order))
+
+    def _view(self, pixels: list[Tensor], dtype: torch.dtype, draws: Draws, shared: Draws, rows_N: Tensor) -> Tensor:
+        boxes = (
+            geo.random_boxes(draws, self.height, self.width, self.spec.crop_scale, self.spec.crop_ratio)
+            if self.spec.crop_scale
+            else geo.center_boxes(rows_N, self.height, self.width, self.image_size, self.spec.eval)
+        )
+        y = self._resampled(pixels, boxes, _moves(self.spec, draws, shared, self.image_size))
+        x = self._coloured(y, dtype, draws) if self.spec.rgb is not None else y
+        unit = (self._scale, self._offset) if self.spec.rgb is None else (1.0, 0.0)
+        return self._finished(x, unit, draws)
+
+    def _coloured(self, y: Tensor, dtype: torch.dtype, draws: Draws) -> Tensor:
+        """RGB operations; digital numbers in, reflectance or display value out."""
+        assert self.spec.rgb is not None
+        white, upper = (1.0, 1.0) if dtype == torch.uint8 else (self.spec.rgb.white, math.inf)
+        shown = y.sub_(self._offset).div_(self._scale * white)
+        return display.colour(shown, self.spec.rgb, draws, upper) * white
+
+    def _finished(self, y: Tensor, unit: tuple[float, float], draws: Draws) -> Tensor:
+        """Reflectance of y is (y - unit[1]) / unit[0]; radiometry and normalisation as one affine map, then the rest."""
+        spec, (scale, offset) = self.spec, unit
+        mean, std = (value.view(1, -1) for value in self._statistics(y.device))
+        gain_NC = torch.ones(y.shape[:2], device=y.device)
+        offset_NC = torch.zeros_like(gain_NC)
+        if spec.jitter:
+            gain_NC, offset_NC = radiometric.jitter(spec, draws, (y.mean((2, 3)) - offset) / scale)
+        offset_NC = offset_NC - gain_NC * (offset / scale)
+        gain_NC = gain_NC / scale
+        if spec.smoothing:
+            mixing = radiometric.smoothing_matrix(spec, draws, self.bands, y.device) / std[:, :, None]
+            x = radiometric.affine(y, gain_NC, offset_NC, mixing).sub_((mean / std)[:, :, None, None])
+        else:
+            x = radiometric.affine(y, gain_NC / std, (offset_NC - mean) / std, None)
+        if spec.noise:
+            radiometric.add_noise(x, draws, spec.noise, spec.noise_sigma / std[0])
+        if spec.band_drop:
+            x.mul_(radiometric.keep_bands(draws, spec.band_drop, len(self.bands))[:, :, None, None])
+        return radiometric.cut_out(x, draws, spec.cutout, spec.cutout_px) if spec.cutout else x
+
+
+class _Moves(NamedTuple):
+    """What happens to a view's frame: mirrored axes, transposition, blur matrix; None where the recipe has none."""
+
+    flip_y: Tensor
+    flip_x: Tensor
+    transpose: Tensor | None
+    blur: Tensor | None
+
+
+def _moves(spec: AugmentSpec, draws: Draws, shared: Draws, image_size: int) -> _Moves:
+    flip_y, flip_x = draws.chance("flip-y", spec.flip_vertical), draws.chance("flip-x", spec.flip_horizontal)
+    transpose = blur = None
+    if spec.rot90 != "no":
+        turns_N = (shared if spec.rot90 == "shared" else draws).integers("turns", 4)
+        turn_y, turn_x, transpose = geo.turn_flips(turns_N)
+        flip_y, flip_x = flip_y ^ turn_y, flip_x ^ turn_x
+    if spec.blur:
+        sigma_N = draws.uniform("blur-sigma", low=spec.blur_sigma[0], high=spec.blur_sigma[1])
+        blur = geo.blur_matrix(sigma_N, draws.chance("blur", spec.blur), image_size, spec.blur_kernel)
+    return _Moves(flip_y, flip_x, transpose, blur)
+
+
+def _plan(layout: Sequence[Any], bands: tuple[str, ...]) -> tuple[list[_Part], list[int] | None]:
+    """Which bands to take from which group, and the order that turns their concatenation into `bands`."""
+    present = [name for names, _, _ in layout for name in names]
+    group_of = [at for at, (names, _, _) in enumerate(layout) for _ in names]
+    inside = [at for names, _, _ in layout for at in range(len(names))]
+    wanted = band_names.positions(bands, present)
+    parts, order = [], []
+    for group, (names, height, width) in enumerate(layout):
+        here = [k for k, position in enumerate(wanted) if group_of[position] == group]
+        if here:
+            take = [inside[wanted[k]] for k in here]
+            parts.append(_Part(group, height, width, None if take == list(range(len(names))) else take))
+            order += here
+    target = sorted(range(len(order)), key=order.__getitem__)
+    return parts, None if target == list(range(len(target))) else target
