@@ -116,8 +116,8 @@ class Batch(NamedTuple):
     """
 
     groups: tuple[Tensor, ...]
-    rows_N: Tensor  # noqa: N815 - shapes in names
-    labels_N: Tensor  # noqa: N815
+    rows_N: Tensor
+    labels_N: Tensor
 
 
 class Pack:

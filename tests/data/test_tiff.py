@@ -60,6 +60,23 @@ def test_a_cut_file_is_unreadable_wherever_it_is_cut(tmp_path: Path, keep: int, 
         read_tiff(str(path))
 
 
+def test_damaged_headers_never_raise_anything_else(tmp_path: Path) -> None:
+    path, want = tmp_path / "a.tif", pixels(2, 20, 20, "uint16")
+    write_band(path, want)
+    whole, rng, outcomes = path.read_bytes(), np.random.default_rng(0), {"read": 0, "refused": 0}
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for at in rng.integers(0, 220, rng.integers(1, 5)):
+            damaged[at] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            assert isinstance(read_tiff(str(path)), np.ndarray)
+            outcomes["read"] += 1
+        except UnreadablePatch:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 30
+
+
 def test_missing_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(UnreadablePatch, match="No such file"):
         read_tiff(str(tmp_path / "none.tif"))

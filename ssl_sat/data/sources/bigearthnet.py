@@ -126,7 +126,10 @@ class _BigEarthNet(Source):
 
 
 class BigEarthNetV1(_BigEarthNet):
-    """BigEarthNet-S2 v1.0: 590,326 patches, multi-label (43 CORINE level-3 names)."""
+    """BigEarthNet-S2 v1.0: 590,326 patches, multi-label (43 CORINE level-3 names).
+
+    Patches with snow, cloud or shadow are left out by the lists of `official`; the other schemes keep them.
+    """
 
     needs = (
         "the folder of BigEarthNet-S2 v1.0 that holds one folder per patch (BigEarthNet-v1.0/, from bigearth.net "
@@ -191,7 +194,10 @@ class BigEarthNetV1(_BigEarthNet):
 
 
 class BigEarthNetV2(_BigEarthNet):
-    """BigEarthNet v2.0: patches below tiles; labels and splits from metadata.parquet (none without it)."""
+    """BigEarthNet v2.0: patches below tiles; labels and splits from metadata.parquet (none without it).
+
+    Patches that the table does not name (snow, cloud, shadow) are left out by `official` and unlabelled otherwise.
+    """
 
     needs = "the folder of BigEarthNet v2.0 that holds BigEarthNet-S2/<tile>/<patch>/ (Zenodo record 10891137)"
     spec: BigEarthNetV2Spec

@@ -114,7 +114,11 @@ def _tags(data: bytes) -> dict[int, tuple[int, ...]] | None:
 
 
 def _join(data: bytes, offsets: tuple[int, ...], counts: tuple[int, ...]) -> bytes | memoryview | None:
-    if len(offsets) != len(counts) or any(at + n > len(data) for at, n in zip(offsets, counts, strict=True)):
+    if (
+        not offsets
+        or len(offsets) != len(counts)
+        or any(at + n > len(data) for at, n in zip(offsets, counts, strict=True))
+    ):
         return None
     view = memoryview(data)
     if all(offsets[i] + counts[i] == offsets[i + 1] for i in range(len(offsets) - 1)):
