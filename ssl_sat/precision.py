@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ import torch
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """Turn autocast and reduced-precision float32 matrix products (TF32, bf16x) off inside the block."""
-    matmuls = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    matmuls: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     before = [matmul.fp32_precision for matmul in matmuls]
     try:
         for matmul in matmuls:

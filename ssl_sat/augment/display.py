@@ -25,8 +25,8 @@ def require_display_bands(bands: Sequence[str], recipe: str) -> None:
     """Raise ConfigError unless the bands are red, green and blue in this order."""
     if tuple(band(name).common_name for name in bands) != ("red", "green", "blue"):
         raise ConfigError(
-            f"augment: the recipe '{recipe}' has RGB operations (colour jitter, grayscale, solarise), which mean nothing "
-            f"on {', '.join(bands)}. Choose augment=simclr_ms, or bands=[B04,B03,B02]."
+            f"augment: the recipe '{recipe}' has RGB operations (colour jitter, grayscale, solarise), which mean "
+            f"nothing on {', '.join(bands)}. Choose augment=simclr_ms, or bands=[B04,B03,B02]."
         )
 
 
@@ -34,7 +34,11 @@ def colour(x_N3SS: Tensor, spec: RgbSpec, draws: Draws, upper: float) -> Tensor:
     """Apply jitter, grayscale and solarise to display values, each with its own probability per sample."""
     factors = {
         name: draws.uniform(f"rgb-{name}", low=1 - amount, high=1 + amount)
-        for name, amount in (("brightness", spec.brightness), ("contrast", spec.contrast), ("saturation", spec.saturation))
+        for name, amount in (
+            ("brightness", spec.brightness),
+            ("contrast", spec.contrast),
+            ("saturation", spec.saturation),
+        )
     }
     shift_N = draws.uniform("rgb-hue", low=-spec.hue, high=spec.hue)
     if spec.jitter:
@@ -45,7 +49,7 @@ def colour(x_N3SS: Tensor, spec: RgbSpec, draws: Draws, upper: float) -> Tensor:
     if spec.grayscale:
         x_N3SS = torch.where(_each(draws.chance("rgb-grayscale", spec.grayscale)), luma(x_N3SS), x_N3SS)
     if spec.solarise:
-        solarised = torch.where(x_N3SS >= 0.5, 1.0 - x_N3SS, x_N3SS).clamp(min=0.0)
+        solarised = torch.where(x_N3SS >= 0.5, 1.0 - x_N3SS, x_N3SS)
         x_N3SS = torch.where(_each(draws.chance("rgb-solarise", spec.solarise)), solarised, x_N3SS)
     return x_N3SS
 

@@ -60,7 +60,9 @@ def evaluation_side(height: int, width: int, image_size: int, evaluation: str) -
 def center_boxes(rows_N: Tensor, height: int, width: int, image_size: int, evaluation: str) -> Boxes:
     """The same central square for every sample."""
     side = evaluation_side(height, width, image_size, evaluation)
-    filled = [torch.full(rows_N.shape, float(v), device=rows_N.device) for v in ((height - side) // 2, (width - side) // 2)]
+    filled = [
+        torch.full(rows_N.shape, float(v), device=rows_N.device) for v in ((height - side) // 2, (width - side) // 2)
+    ]
     sides = torch.full(rows_N.shape, float(side), device=rows_N.device)
     return Boxes(filled[0], filled[1], sides, sides)
 

@@ -39,6 +39,7 @@ class RgbSpec(Spec):
 
 class AugmentSpec(Spec):
     """A recipe. Probabilities are per sample and view; reflectance (or display value) is the unit of offsets and noise.
+    With `rgb` the noise is in display units as well: its deviation is a share of `rgb.white`.
 
     eval: how the one view of evaluation is framed: `crop` takes the central image_size px of the finest grid where
       the patch is larger, which keeps the scale; `resize` takes the whole patch.

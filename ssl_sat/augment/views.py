@@ -57,7 +57,13 @@ class Views:
         num_views: int = 2,
         seed: int = 0,
     ) -> None:
-        self.spec, self.bands, self.image_size, self.num_views, self.seed = spec, tuple(bands), image_size, num_views, seed
+        self.spec, self.bands, self.image_size, self.num_views, self.seed = (
+            spec,
+            tuple(bands),
+            image_size,
+            num_views,
+            seed,
+        )
         if spec.rgb is not None:
             display.require_display_bands(self.bands, spec.name)
         if not len(mean_C) == len(std_C) == len(self.bands):
@@ -150,17 +156,21 @@ class Views:
         y = self._resampled(pixels, boxes, _moves(self.spec, draws, shared, self.image_size))
         x = self._coloured(y, dtype, draws) if self.spec.rgb is not None else y
         unit = (self._scale, self._offset) if self.spec.rgb is None else (1.0, 0.0)
-        return self._finished(x, unit, draws)
+        return self._finished(x, unit, self._white(dtype), draws)
+
+    def _white(self, dtype: torch.dtype) -> float:
+        """Reflectance (or value) that is shown as 1."""
+        return 1.0 if self.spec.rgb is None or dtype == torch.uint8 else self.spec.rgb.white
 
     def _coloured(self, y: Tensor, dtype: torch.dtype, draws: Draws) -> Tensor:
         """RGB operations; digital numbers in, reflectance or display value out."""
         assert self.spec.rgb is not None
-        white, upper = (1.0, 1.0) if dtype == torch.uint8 else (self.spec.rgb.white, math.inf)
+        white, upper = self._white(dtype), 1.0 if dtype == torch.uint8 else math.inf
         shown = y.sub_(self._offset).div_(self._scale * white)
         return display.colour(shown, self.spec.rgb, draws, upper) * white
 
-    def _finished(self, y: Tensor, unit: tuple[float, float], draws: Draws) -> Tensor:
-        """Reflectance of y is (y - unit[1]) / unit[0]; radiometry and normalisation as one affine map, then the rest."""
+    def _finished(self, y: Tensor, unit: tuple[float, float], white: float, draws: Draws) -> Tensor:
+        """Reflectance is (y - unit[1]) / unit[0]; radiometry and normalisation in one affine map, then the rest."""
         spec, (scale, offset) = self.spec, unit
         mean, std = (value.view(1, -1) for value in self._statistics(y.device))
         gain_NC = torch.ones(y.shape[:2], device=y.device)
@@ -175,7 +185,7 @@ class Views:
         else:
             x = radiometric.affine(y, gain_NC / std, (offset_NC - mean) / std, None)
         if spec.noise:
-            radiometric.add_noise(x, draws, spec.noise, spec.noise_sigma / std[0])
+            radiometric.add_noise(x, draws, spec.noise, spec.noise_sigma * white / std[0])
         if spec.band_drop:
             x.mul_(radiometric.keep_bands(draws, spec.band_drop, len(self.bands))[:, :, None, None])
         return radiometric.cut_out(x, draws, spec.cutout, spec.cutout_px) if spec.cutout else x

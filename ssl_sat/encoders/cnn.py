@@ -5,6 +5,8 @@ Convolutions carry a bias although batch norm follows: so the count of 1,147,200
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from ssl_sat.encoders.contract import Encoder, seeded
@@ -35,7 +37,7 @@ class CNN(Encoder):
         super().__init__()
         self.bands, self.image_size = tuple(bands), image_size
         widths = (len(bands), *CHANNELS)
-        self.blocks = nn.ModuleList(_block(a, b, dropout) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.blocks = nn.ModuleList(_block(a, b, dropout) for a, b in pairwise(widths))
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return (N, 256)."""

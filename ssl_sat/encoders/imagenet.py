@@ -31,7 +31,9 @@ def load_imagenet(
     Raises ConfigError for an encoder without such weights, MissingInput where they cannot be had.
     """
     if not isinstance(spec, TimmSpec):
-        raise ConfigError(f"init=imagenet: the encoder '{getattr(spec, 'name', spec)}' has no ImageNet weights; use timm's")
+        raise ConfigError(
+            f"init=imagenet: the encoder '{getattr(spec, 'name', spec)}' has no ImageNet weights; use timm's"
+        )
     with seeded(seed):
         source = TimmEncoder(_pretrained(spec, image_size, file), AERIAL_RGB, image_size)
         if tuple(bands) == AERIAL_RGB:
@@ -68,7 +70,7 @@ def _pretrained(spec: TimmSpec, image_size: int, file: Path | None) -> Any:
     except Exception as error:  # the hub's own errors have no common base; all mean that the weights are not here
         reason = str(error).strip().splitlines()
         raise MissingInput(
-            f"init=imagenet: the weights {wanted} could not be loaded: {reason[0] if reason else type(error).__name__}. "
+            f"init=imagenet: the weights {wanted} could not be loaded: {reason[0] if reason else repr(error)}. "
             f"They were looked for in the Hugging Face cache (HF_HOME) and on the hub. On a machine with a network run "
             f"python -c \"import timm; timm.create_model('{spec.model}', pretrained=True)\" and copy its HF_HOME here, "
             f"or choose init=scratch."

@@ -81,7 +81,7 @@ def stem_keys(encoder: nn.Module) -> list[str]:
 
     Raises ValueError where no convolution reads as many channels as the encoder has bands.
     """
-    channels = len(encoder.bands)
+    channels = len(encoder.bands)  # type: ignore[arg-type]
     trunk = getattr(encoder, "trunk", None)
     declared = (getattr(trunk, "default_cfg", None) or {}).get("first_conv") or ()
     names = [f"trunk.{name}" for name in ([declared] if isinstance(declared, str) else declared)]

@@ -26,7 +26,8 @@ class TimmEncoder(Encoder):
         super().__init__()
         self.trunk = trunk
         self.bands, self.image_size = tuple(bands), image_size
-        self.embed_dim = int(getattr(trunk, "head_hidden_size", None) or trunk.num_features)
+        width: Any = getattr(trunk, "head_hidden_size", None) or trunk.num_features
+        self.embed_dim = int(width)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return the pooled features (N, D)."""
@@ -42,8 +43,8 @@ def stages_of(trunk: nn.Module) -> list[tuple[str, nn.Module]]:
     """Divide a timm model into ordered stages that hold every parameter once.
 
     Children before the first block, and parameters directly on the model (class token, positions), are the stem;
-    each child of a container (blocks, stages, layers, features) and each numbered child (`layer1`) is a stage; later children with
-    parameters form the last one.
+    each child of a container (blocks, stages, layers, features) and each numbered child (`layer1`) is a stage; later
+    children with parameters form the last one.
     """
     before: list[nn.Module] = []
     middle: list[tuple[str, nn.Module]] = []
@@ -66,7 +67,7 @@ def stages_of(trunk: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _steps(name: str, child: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Steps that a child stands for: its children if it is a container, itself if it is numbered (`layer1`), else none."""
+    """Steps a child stands for: its children if it is a container, itself if it is numbered (`layer1`), else none."""
     if name in CONTAINERS:
         for key, step in child.named_children():
             yield f"{name}.{key}", step
@@ -103,17 +104,18 @@ def create_trunk(spec: TimmSpec, channels: int, image_size: int, **pretrained: A
 
 def _wants_img_size(model: str) -> bool:
     """Whether a model is built for one image size: its default configuration says so."""
-    entry = timm.model_entrypoint(model)
-    fixed = bool(timm.get_pretrained_cfg(model) and timm.get_pretrained_cfg(model).fixed_input_size)
-    return fixed or "img_size" in inspect.signature(entry).parameters
+    cfg = timm.get_pretrained_cfg(model)
+    fixed = cfg is not None and bool(cfg.fixed_input_size)
+    return fixed or "img_size" in inspect.signature(timm.model_entrypoint(model)).parameters
 
 
-def _cifar_stem(trunk: nn.Module, spec: TimmSpec, channels: int) -> nn.Module:
+def _cifar_stem(trunk: Any, spec: TimmSpec, channels: int) -> nn.Module:
     if not isinstance(trunk, timm.models.ResNet) or not isinstance(trunk.conv1, nn.Conv2d):
         raise ConfigError(f"encoder.stem=cifar is for ResNets with a 7x7 stem, not for '{spec.model}'")
-    trunk.conv1 = nn.Conv2d(channels, trunk.conv1.out_channels, 3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
-    trunk.maxpool = nn.Identity()
+    conv = nn.Conv2d(channels, trunk.conv1.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    trunk.register_module("conv1", conv)
+    trunk.register_module("maxpool", nn.Identity())
     return trunk
 
 

@@ -43,10 +43,10 @@ class LARS(Optimizer):
         return loss
 
     def _update(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        grads = [p.grad for p in weights]
-        updates = torch._foreach_add(grads, weights, alpha=group["weight_decay"])
+        grads = [p.grad for p in weights if p.grad is not None]
+        updates = list(torch._foreach_add(grads, weights, alpha=group["weight_decay"]))
         if group["use_trust"]:
-            torch._foreach_mul_(updates, _trust_ratios(weights, updates, group["trust"]))
+            torch._foreach_mul_(updates, _trust_ratios(weights, updates, group["trust"]))  # type: ignore[arg-type]
         for p in weights:
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)

@@ -9,7 +9,8 @@ def warmup_cosine(step: int, total: int, warmup: int, peak: float, floor: float 
     """Return the rate of optimiser step `step`, counted from 0 to `total` - 1.
 
     Linear from peak / warmup to peak over the first `warmup` steps, then a cosine over the remaining
-    `total` - `warmup` that is at `floor` in the last step, and stays there. Raises ValueError unless 0 <= warmup < total.
+    `total` - `warmup` that is at `floor` in the last step, and stays there.
+    Raises ValueError unless 0 <= warmup < total.
     """
     if not 0 <= warmup < total:
         raise ValueError(f"warm-up of {warmup} steps does not fit into {total} steps")

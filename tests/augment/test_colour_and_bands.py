@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
+
 from ssl_sat.augment import display, radiometric
 from ssl_sat.augment.draws import Draws
 from ssl_sat.augment.spec import AugmentSpec

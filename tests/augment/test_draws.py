@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from scipy import stats
+
 from ssl_sat.augment.draws import Draws, _mix
 
 ROWS = torch.arange(4000)
@@ -34,8 +35,8 @@ def test_uniform_normal_and_integers_have_their_distributions():
 def test_streams_samples_views_epochs_and_seeds_are_independent():
     base = Draws(0, 0, 0, ROWS).uniform("a", 2)
     others = [
-        Draws(0, 0, 0, ROWS).uniform("b", 2), Draws(0, 0, 1, ROWS).uniform("a", 2), Draws(0, 1, 0, ROWS).uniform("a", 2),
-        Draws(1, 0, 0, ROWS).uniform("a", 2), base.roll(1, 0), base.roll(1, 1),
+        Draws(0, 0, 0, ROWS).uniform("b", 2), Draws(0, 0, 1, ROWS).uniform("a", 2),
+        Draws(0, 1, 0, ROWS).uniform("a", 2), Draws(1, 0, 0, ROWS).uniform("a", 2), base.roll(1, 0), base.roll(1, 1),
     ]  # fmt: skip
     for other in others:
         assert abs(np.corrcoef(base.flatten(), other.flatten())[0, 1]) < 0.05

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
 import yaml
+
 from ssl_sat.augment import AUGMENTS
 from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.augment.views import Views
@@ -155,7 +156,13 @@ def test_values_above_32767_are_read_unsigned():
 
 def test_bytes_and_floats():
     layout = [(("red", "green", "blue"), 64, 64)]
-    values = {"bands": ("red", "green", "blue"), "offset": 0.0, "mean_C": [0.5] * 3, "std_C": [0.25] * 3, "image_size": 64}
+    values = {
+        "bands": ("red", "green", "blue"),
+        "offset": 0.0,
+        "mean_C": [0.5] * 3,
+        "std_C": [0.25] * 3,
+        "image_size": 64,
+    }
     pixels = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     expected = (pixels / 255 - 0.5) / 0.25
     as_bytes = Views(recipe("none"), layout, scale=255.0, **values).center((pixels,))

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+
 from ssl_sat.bands import S2_L2A, S2_RGB
 from ssl_sat.encoders import ENCODERS
 from ssl_sat.encoders.contract import Encoder, check_stages

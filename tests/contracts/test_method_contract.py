@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from ssl_sat.bands import S2_L2A
 from ssl_sat.encoders import ENCODERS
 from ssl_sat.methods import METHODS

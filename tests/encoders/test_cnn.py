@@ -1,9 +1,10 @@
 """The study's CNN."""
 
 import torch
+from torch.nn import functional as F
+
 from ssl_sat.bands import S2_RGB
 from ssl_sat.encoders import ENCODERS
-from torch.nn import functional as F
 
 
 def test_has_the_studys_number_of_parameters():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from ssl_sat.bands import AERIAL_RGB, S2_L1C, S2_L2A, S2_RGB, wavelengths_nm
 from ssl_sat.encoders.stem import adapt_stem, map_bands
 
@@ -50,7 +51,9 @@ def test_mean_keeps_the_response_to_grey_exactly(bands_to):
 def test_random_keeps_the_variance_of_the_response_and_is_seeded():
     weight = torch.randn(256, 3, 7, 7, generator=torch.Generator().manual_seed(0)) * 0.02
     wide = adapt_stem(weight, S2_RGB, S2_L2A, "random", seed=1)
-    assert (wide.square().sum((1, 2, 3)).mean() / weight.square().sum((1, 2, 3)).mean()).item() == pytest.approx(1, rel=0.05)
+    assert (wide.square().sum((1, 2, 3)).mean() / weight.square().sum((1, 2, 3)).mean()).item() == pytest.approx(
+        1, rel=0.05
+    )
     assert torch.equal(wide, adapt_stem(weight, S2_RGB, S2_L2A, "random", seed=1))
     assert not torch.equal(wide, adapt_stem(weight, S2_RGB, S2_L2A, "random", seed=2))
 

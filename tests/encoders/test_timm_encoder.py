@@ -4,6 +4,7 @@ import huggingface_hub.constants
 import pytest
 import timm
 import torch
+
 from ssl_sat.bands import AERIAL_RGB, S2_L2A, S2_RGB
 from ssl_sat.encoders import ENCODERS
 from ssl_sat.encoders.contract import check_stages

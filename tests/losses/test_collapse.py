@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from ssl_sat.losses.collapse import embedding_std, pair_similarities, rankme
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from lightly.loss import NTXentLoss
+
 from ssl_sat.losses import nt_xent as module
 from ssl_sat.losses.nt_xent import nt_xent, nt_xent_collapse, nt_xent_floor
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from ssl_sat.losses.nt_xent import nt_xent
 from torch import nn
+
+from ssl_sat.losses.nt_xent import nt_xent
 
 PAIRS, WORLD = 24, 2
 TEMPERATURES = (0.02, 0.5)  # running and constant maximum

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from torch import nn
+
 from ssl_sat.bands import S2_RGB
 from ssl_sat.encoders import ENCODERS
 from ssl_sat.losses.nt_xent import nt_xent, nt_xent_collapse, nt_xent_floor
 from ssl_sat.methods import METHODS
 from ssl_sat.methods.heads import ClassifierHead, ProjectionHead
-from torch import nn
 
 
 def simclr(**values):

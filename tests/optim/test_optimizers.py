@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
+
 from ssl_sat.optim import OPTIMIZERS, build_optimizer
 from ssl_sat.optim.lars import LARS
 from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.spec import ConfigError
-from torch import nn
 
 
 def network() -> nn.Module:
@@ -20,7 +21,10 @@ def test_lars_equals_a_loop():
     decay = [p for p in net.parameters() if p.ndim > 1]
     spared = [p for p in net.parameters() if p.ndim == 1]
     lars = LARS(
-        [{"params": decay, "weight_decay": 0.01}, {"params": spared, "use_trust": False}], lr=0.5, momentum=0.9, trust=0.02
+        [{"params": decay, "weight_decay": 0.01}, {"params": spared, "use_trust": False}],
+        lr=0.5,
+        momentum=0.9,
+        trust=0.02,
     )
     weights = [p.detach().clone() for p in decay + spared]
     velocity = [torch.zeros_like(w) for w in weights]

@@ -1,8 +1,10 @@
 """Rates in closed form."""
 
 import math
+from itertools import pairwise
 
 import pytest
+
 from ssl_sat.optim.schedule import scaled_lr, warmup_cosine
 
 
@@ -14,7 +16,7 @@ def test_warm_up_peak_middle_and_zero_at_the_last_step():
     assert rates[59] == pytest.approx(1.0)  # half of total - warm-up
     assert rates[34] == pytest.approx(1.0 + math.cos(math.pi / 4))
     assert rates[109] == 0.0
-    assert all(later < earlier for earlier, later in zip(rates[9:], rates[10:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(rates[9:]))
 
 
 def test_floor_no_warm_up_and_beyond_the_end():
