@@ -129,6 +129,7 @@ FINETUNE = Stage(
     _choices,
     _inputs,
     science,
+    distributed=True,
     code=(
         "ssl_sat.training.finetuning", "ssl_sat.training.setup", "ssl_sat.training.classifier", "ssl_sat.data.loader",
         "ssl_sat.augment.views", "ssl_sat.augment.geometric", "ssl_sat.encoders.stem", "ssl_sat.methods.heads",

@@ -102,6 +102,7 @@ PRETRAIN = Stage(
     _choices,
     _inputs,
     science,
+    distributed=True,
     code=(
         "ssl_sat.training.pretraining", "ssl_sat.training.setup", "ssl_sat.data.loader", "ssl_sat.augment.views",
         "ssl_sat.augment.geometric", "ssl_sat.augment.radiometric", "ssl_sat.losses.nt_xent", "ssl_sat.optim.schedule",

@@ -49,6 +49,8 @@ class PatchLoader:
         self._progress = progress
         self._epoch, self._start = 0, 0
 
+    batch_sampler = None  # Lightning looks for it wherever there is a sampler
+
     @property
     def sampler(self) -> PatchLoader:
         """Itself: Lightning announces epochs to `loader.sampler.set_epoch` alone."""

@@ -60,7 +60,7 @@ def prepare(spec: Any, inputs: Mapping[str, Artifact], out: Path) -> Context:
         "id": data.rows(spec.id_split),
         "ood": setup.rows_of(ood, spec.ood_split or "all"),
     }
-    views = {name: setup.views(AugmentSpec(name="none"), pack, card, spec.seed) for name, pack in packs.items()}
+    views = {name: setup.views(AugmentSpec(name="none", eval=card.framing), pack, card, spec.seed) for name, pack in packs.items()}
     setup.record_inputs(out, card, {"data": data, "ood": ood})
     record_facts(out, torch_threads=torch.get_num_threads(), device=str(device))
     demo = any(item.synthetic for item in inputs.values())

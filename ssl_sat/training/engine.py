@@ -19,7 +19,7 @@ from ssl_sat.artifact import write_atomic
 from ssl_sat.provenance import device_facts
 from ssl_sat.seeding import key
 from ssl_sat.spec import ConfigError
-from ssl_sat.stage import record_facts
+from ssl_sat.stage import is_main_process, record_facts
 from ssl_sat.training.callbacks import History, PlainProgress
 from ssl_sat.training.checkpoints import AtomicCheckpointIO, checkpoint_callback, newest
 from ssl_sat.training.spec import TrainerSpec
@@ -31,6 +31,8 @@ def prepare(spec: TrainerSpec, out: Path) -> None:
         torch.set_num_threads(spec.threads)
     warnings.filterwarnings("ignore", ".*IterableDataset.*__len__.*")
     warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     record_facts(out, device=device_facts())
 
@@ -70,7 +72,7 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=spec.log_every_n_steps,
+        log_every_n_steps=1,  # History decides what is logged when
         default_root_dir=out,
     )
     _check_world(trainer, spec)
@@ -119,7 +121,10 @@ def reseed(seed: int, module: pl.LightningModule, batch_idx: int) -> None:
 
 def mark_done(out: Path, phase: str, state: Mapping[str, torch.Tensor]) -> None:
     """Keep the weights that a phase ended with, so that a later kill does not cost it again."""
+    if not is_main_process():
+        return
     folder = out / "checkpoints" / phase
+    folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.ckpt"):
         path.unlink()
     write_atomic(folder / "done.safetensors", save({name: t.detach().cpu().contiguous() for name, t in state.items()}))
@@ -137,4 +142,5 @@ def load_done(out: Path, phase: str) -> dict[str, torch.Tensor]:
 
 def clear(out: Path) -> None:
     """Remove the checkpoints of a finished stage; its weights are in the artifact."""
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    if is_main_process():
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)

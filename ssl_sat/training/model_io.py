@@ -36,7 +36,8 @@ class ModelCard(Spec):
     encoder: dict[str, Any]
     bands: tuple[str, ...]
     image_size: int
-    gsd_m: float | None
+    gsd_m: float | None  # ground sampling distance that the encoder sees, after crop and resize
+    framing: Literal["crop", "resize"]  # how a patch larger than image_size is brought to it
     normalisation: Normalisation
     initialisation: str
     trained_on: list[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from ssl_sat import bands as band_names
 from ssl_sat.artifact import Artifact
+from ssl_sat.augment.geometric import gsd_out
 from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.augment.views import Views
 from ssl_sat.data.packed import Pack
@@ -64,7 +65,8 @@ def starting_encoder(spec: Any, pack: Pack, inputs: Mapping[str, Artifact]) -> t
         update={
             "bands": wanted,
             "image_size": image_size,
-            "gsd_m": pack.manifest.gsd_m,
+            "gsd_m": seen_gsd_m(pack, image_size, spec.augment.eval),
+            "framing": spec.augment.eval,
             "normalisation": normalisation,
             "trained_on": [*card.trained_on, _label(pack)],
             "initialisation": f"{inputs['init'].stage} {inputs['init'].fingerprint[:8]} ({card.initialisation})",
@@ -102,7 +104,8 @@ def _new_encoder(spec: Any, pack: Pack) -> tuple[nn.Module, ModelCard]:
         encoder=spec.encoder.model_dump(mode="json"),
         bands=bands,
         image_size=image_size,
-        gsd_m=pack.manifest.gsd_m,
+        gsd_m=seen_gsd_m(pack, image_size, spec.augment.eval),
+        framing=spec.augment.eval,
         normalisation=normalisation_of(pack, bands),
         initialisation=spec.init,
         trained_on=[_label(pack)],
@@ -110,6 +113,14 @@ def _new_encoder(spec: Any, pack: Pack) -> tuple[nn.Module, ModelCard]:
     if spec.init == "imagenet":
         return load_imagenet(spec.encoder, bands=bands, image_size=image_size, seed=spec.seed, how=spec.stem), card
     return ENCODERS.build(spec.encoder, bands=bands, image_size=image_size, seed=spec.seed), card
+
+
+def seen_gsd_m(pack: Pack, image_size: int, framing: Literal["crop", "resize"]) -> float | None:
+    """Ground sampling distance in metres that an encoder sees; None where the pack's is not known."""
+    if pack.manifest.gsd_m is None:
+        return None
+    height, width = max((group.height, group.width) for group in pack.groups)
+    return gsd_out(pack.manifest.gsd_m, height, width, image_size, framing)
 
 
 def _check_encoder(spec: Any, card: ModelCard) -> None:
