@@ -155,6 +155,7 @@ def training_curves(
         if floors and quantity in floors:
             axes.axhline(floors[quantity], color="#999999", linestyle=":", linewidth=1, label="floor")
         axes.set(xlabel=xlabel, ylabel=_plain(quantity))
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if len(lines) > 1 or (floors and quantity in floors):
             axes.legend(frameon=False)
         _bare(axes)

@@ -49,8 +49,8 @@ class History(pl.Callback):
         """A checkpoint never runs ahead of the history."""
         self.flush(trainer, module)
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        """Write the validation's values as a row of their own."""
+    def on_validation_end(self, trainer: pl.Trainer, module: Any) -> None:
+        """Write the validation's values as a row of their own (the module has summed them up by now)."""
         if not trainer.sanity_checking and module.validation_logs:
             self._waiting.append((trainer.current_epoch, trainer.global_step, module.validation_logs))
             self.flush(trainer, module)
