@@ -1,0 +1,172 @@
+"""Run what a plan lacks through Snakemake, unseen: its own words go to a log, the nodes speak to the terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ssl_sat.artifact import write_atomic
+from ssl_sat.graph import terminal
+from ssl_sat.graph.node import THREADS
+from ssl_sat.graph.plan import Node, Plan, finished_fingerprint
+from ssl_sat.spec import UserError
+
+_SCHEDULER_LOG = "scheduler.log"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a node came out: done (before), made, failed, or waiting (not run). `reason` names the failed need."""
+
+    node: Node
+    state: str
+    reason: str = ""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[tuple[IO[str], bool]]:
+    """Hold the experiment's lock; yield its file and whether another run had to be waited for.
+
+    The file is handed to Snakemake, so that the lock outlives a killed command until its running nodes have ended.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        waited = False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = True
+            print("another run of this experiment is under way; waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file, waited
+
+
+def launch(plan: Plan, lock: IO[str], jobs: int = 1) -> list[Outcome]:
+    """Run the plan's unfinished nodes, `jobs` at a time; return an outcome per node, in the plan's order.
+
+    Raises UserError when the scheduler itself fails, KeyboardInterrupt after stopping everything.
+    """
+    plan.write()
+    _set_markers(plan)
+    cores = _cores()
+    own_threads = os.environ.get("OMP_NUM_THREADS", "") if jobs == 1 else str(max(1, cores // jobs))
+    with terminal.offered() as socket, (plan.folder / _SCHEDULER_LOG).open("wb") as log:
+        process = subprocess.Popen(
+            _command(jobs),
+            cwd=plan.folder,
+            env={**os.environ, terminal.SOCKET: socket, THREADS: own_threads},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[lock.fileno()],
+        )
+        with _signals_interrupt():
+            try:
+                process.wait()
+            except KeyboardInterrupt:
+                _stop(process)
+                raise
+    outcomes = _outcomes(plan)
+    if process.returncode and not any(o.state == "failed" for o in outcomes):
+        words = "\n".join((plan.folder / _SCHEDULER_LOG).read_text(errors="replace").splitlines()[-15:])
+        raise UserError(f"the scheduler (Snakemake) stopped with status {process.returncode}:\n{words}")
+    return outcomes
+
+
+def _command(jobs: int) -> list[str]:
+    """Every node takes one of `jobs` "cores": how many nodes run at a time. What threads they use is their own."""
+    snakefile = Path(__file__).with_name("Snakefile")
+    return [
+        sys.executable, "-m", "snakemake", "all", "--snakefile", str(snakefile), "--cores", str(jobs),
+        "--config", "threads=1", "--nolock", "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime",
+        "--scheduler", "greedy", "--quiet", "all", "--nocolor",
+    ]  # fmt: skip
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _set_markers(plan: Plan) -> None:
+    """Make the markers tell the truth: those of finished artifacts are there, all others are not."""
+    folder = plan.folder
+    shutil.rmtree(folder / ".snakemake", ignore_errors=True)  # its memory of an earlier run, locks included
+    for marker in folder.glob("*.done"):
+        if marker.stem not in plan.by_id:
+            marker.unlink()
+    for node in plan.nodes:
+        marker = folder / f"{node.id}.done"
+        if node.done:
+            if not marker.is_file() or marker.read_text() != node.fingerprint:
+                write_atomic(marker, node.fingerprint.encode())
+        else:
+            marker.unlink(missing_ok=True)
+            for path in (folder / "state" / f"{node.id}.json", folder / "logs" / f"{node.id}.log"):
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """A closed terminal or a polite kill stops the nodes as Ctrl-C does."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt the scheduler and its nodes; kill what does not end."""
+    for number, seconds in ((signal.SIGINT, 15), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(seconds)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+        except ProcessLookupError:
+            return
+
+
+def _outcomes(plan: Plan) -> list[Outcome]:
+    outcomes: dict[str, Outcome] = {}
+    for node in plan.nodes:
+        if node.done:
+            state, reason = "done", ""
+        elif finished_fingerprint(Path(node.artifact)) == node.fingerprint:
+            state, reason = "made", ""
+        elif (plan.folder / "state" / f"{node.id}.json").is_file():
+            state, reason = "failed", _error(plan, node)
+        else:
+            bad = [need for need in node.needs.values() if outcomes[need].state in ("failed", "waiting")]
+            state, reason = "waiting", f"needs {', '.join(bad)}" if bad else ""
+        outcomes[node.id] = Outcome(node, state, reason)
+    return list(outcomes.values())
+
+
+def _error(plan: Plan, node: Node) -> str:
+    """What the node said last of itself; a node that was killed said nothing."""
+    facts = json.loads((plan.folder / "state" / f"{node.id}.json").read_text())
+    return facts.get("error") or "ended without a word (killed, or out of memory)"
+
+
+def last_lines(plan: Plan, node: Node, count: int = 12) -> list[str]:
+    """The end of a node's log."""
+    path = plan.folder / "logs" / f"{node.id}.log"
+    return path.read_text(errors="replace").splitlines()[-count:] if path.is_file() else []

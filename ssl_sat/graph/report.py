@@ -1,0 +1,209 @@
+"""The report of an experiment: one self-contained page, and its numbers as one flat metrics.json.
+
+Every number comes from an artifact's metrics.json and stands beside that artifact's fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ssl_sat
+from ssl_sat import provenance
+from ssl_sat.artifact import write_json
+from ssl_sat.graph.collect import Finished, collect, flat_metrics, group_of, model_card, over_seeds
+from ssl_sat.graph.plan import Plan
+from ssl_sat.report.html import Page
+
+_ACCURACY = ("test_accuracy", "test_macro_f1", "test_nll", "test_ece")
+_OOD = ("auroc", "auroc_low", "auroc_high", "aupr_out", "fpr_id_at_95tpr_ood", "gain_over_probe", "orientation")
+_MOST_FIGURES = 40
+_CODE = ("ssl_sat.graph.report", "ssl_sat.graph.collect", "ssl_sat.report.html")
+
+
+def write_report(plan: Plan) -> Path:
+    """Write `outputs/reports/<name>/report.html` and metrics.json unless they are of this very state; return the page."""
+    folder = Path(plan.outputs) / "reports" / plan.name
+    page, digest = folder / "report.html", _digest(plan)
+    made_of = plan.folder / "report.json"
+    if page.is_file() and (folder / "metrics.json").is_file() and _recorded(made_of) == digest:
+        return page
+    items = collect(plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "metrics.json", flat_metrics(plan, items))
+    build_page(plan, items).write(page)
+    made_of.parent.mkdir(parents=True, exist_ok=True)
+    write_json(made_of, {"digest": digest})
+    return page
+
+
+def _digest(plan: Plan) -> str:
+    state = [plan.question, *([n.id, n.fingerprint, n.state, n.artifact] for n in plan.nodes)]
+    return hashlib.sha256(json.dumps([state, provenance.code_digests(_CODE)]).encode()).hexdigest()
+
+
+def _recorded(path: Path) -> str | None:
+    return json.loads(path.read_text())["digest"] if path.is_file() else None
+
+
+def build_page(plan: Plan, items: Sequence[Finished]) -> Page:
+    """Put the page together: numbers first, where they come from after."""
+    page = Page(f"Experiment {plan.name}", plan.question, demo=plan.demo or any(n.synthetic for n in plan.nodes))
+    if len(items) < len(plan.nodes):
+        page.warning(f"Unfinished: {len(items)} of {len(plan.nodes)} nodes are done; the tables hold those alone.")
+    _accuracy(page, items)
+    _ood(page, items)
+    _figures(page, items)
+    _nodes(page, plan)
+    _provenance(page, items)
+    _all_metrics(page, items)
+    return page
+
+
+def _origin(item: Finished, by_id: dict[str, Finished]) -> dict[str, Any]:
+    card = model_card(item, by_id)
+    return {
+        "node": item.node.id,
+        "initialisation": card.get("initialisation"),
+        "bands": " ".join(card.get("bands", ())) or None,
+    }
+
+
+def _accuracy(page: Page, items: Sequence[Finished]) -> None:
+    by_id = {item.node.id: item for item in items}
+    found = [item for item in items if "test_accuracy" in item.metrics]
+    if not found:
+        return
+    page.heading("Classification on the test split")
+    page.table(
+        [
+            {
+                **_origin(item, by_id),
+                "n": item.metrics.get("test_n"),
+                **{name: item.metrics.get(name) for name in _ACCURACY},
+                "fingerprint": item.short,
+            }
+            for item in found
+        ],
+        caption="One row per fine-tuned model; n is the number of test patches.",
+    )
+    _spreads(page, found, _ACCURACY)
+
+
+def _ood(page: Page, items: Sequence[Finished]) -> None:
+    by_id = {item.node.id: item for item in items}
+    rows, measured = [], []
+    for item in items:
+        detectors = [name.removesuffix("_auroc") for name in item.metrics if name.endswith("_auroc")]
+        measured += [item] if detectors else []
+        for detector in sorted(detectors, key=lambda name: (name == "shortcut_probe", name)):
+            values = {name: item.metrics.get(f"{detector}_{name}") for name in _OOD}
+            sets = {name: item.metrics.get(name) for name in ("n_id", "n_ood")}
+            rows.append({**_origin(item, by_id), "detector": detector, **sets, **values, "fingerprint": item.short})
+    if not rows:
+        return
+    page.heading("Out of distribution", new_page=True)
+    page.text(
+        "Every score is higher for more out-of-distribution. The shortcut probe sees twelve image statistics and no "
+        "network: a detector that does not beat it has shown nothing about the network."
+    )
+    page.table(rows, caption="AUROC with DeLong's 95 % interval; gain_over_probe is the difference in AUROC.")
+    names = sorted(
+        {name for item in measured for name in item.metrics if name.endswith(("_auroc", "_gain_over_probe"))}
+    )
+    _spreads(page, measured, names)
+
+
+def _spreads(page: Page, items: Sequence[Finished], metrics: Sequence[str]) -> None:
+    rows = [
+        {
+            "nodes": spread.group,
+            "metric": spread.metric,
+            "seeds": spread.n,
+            "mean": spread.mean,
+            "sd over seeds": spread.sd,
+            "min": spread.low,
+            "max": spread.high,
+            "fingerprints": spread.fingerprints,
+        }
+        for spread in over_seeds(items, metrics)
+    ]
+    if rows:
+        page.table(rows, caption="Over seeds: mean, sample standard deviation and range.")
+
+
+def _figures(page: Page, items: Sequence[Finished]) -> None:
+    """Figures of all nodes, or of the first seed of each group where there would be too many."""
+    figures = [(item, path) for item in items for path in sorted(item.path.glob("*.png"))]
+    if not figures:
+        return
+    page.heading("Figures", new_page=True)
+    if len(figures) > _MOST_FIGURES:
+        first = {group_of(item.node): item.node.id for item in reversed(items)}
+        kept = [(item, path) for item, path in figures if first[group_of(item.node)] == item.node.id]
+        page.text(f"{len(figures)} figures are too many for one page; shown are those of the first seed ({len(kept)}).")
+        figures = kept
+    for item, path in figures:
+        label = f"{item.node.id}: {path.stem.replace('_', ' ')}"
+        page.image(path, alt=label, caption=f"{label} ({item.short})")
+
+
+def _nodes(page: Page, plan: Plan) -> None:
+    page.heading("Nodes", new_page=True)
+    page.table(
+        [
+            {
+                "node": node.id,
+                "stage": node.stage,
+                "state": node.state,
+                "needs": ", ".join(node.needs.values()) or None,
+                "overrides": " ".join(node.overrides),
+                "fingerprint": node.fingerprint[:8],
+                "artifact": node.artifact,
+            }
+            for node in plan.nodes
+        ]
+    )
+
+
+def _provenance(page: Page, items: Sequence[Finished]) -> None:
+    page.heading("Provenance")
+    git = [item.provenance.get("git") or {} for item in items]
+    versions: dict[str, set[str]] = {"ssl_sat (this report)": {ssl_sat.__version__}}
+    for item in items:
+        for name, version in item.provenance.get("versions", {}).items():
+            versions.setdefault(name, set()).add(str(version))
+    page.facts(
+        {
+            "commits": _joined(state.get("commit") for state in git),
+            "uncommitted changes": _joined((state.get("diff_sha256") or "none")[:8] for state in git if state),
+            "python": _joined(item.provenance.get("python") for item in items),
+            "platforms": _joined(item.provenance.get("platform") for item in items),
+            "torch threads": _joined(_threads(item) for item in items),
+            "seconds in all": round(sum(item.provenance.get("seconds", 0.0) for item in items), 1),
+            **{name: _joined(found) for name, found in versions.items()},
+        }
+    )
+
+
+def _threads(item: Finished) -> Any:
+    device = item.provenance.get("device")
+    return device.get("torch_threads") if isinstance(device, dict) else item.provenance.get("torch_threads")
+
+
+def _joined(values: Any) -> str:
+    return ", ".join(sorted({str(value) for value in values if value is not None})) or "unknown"
+
+
+def _all_metrics(page: Page, items: Sequence[Finished]) -> None:
+    page.heading("All metrics", new_page=True)
+    page.table(
+        [
+            {"node": item.node.id, "metric": name, "value": value, "fingerprint": item.short}
+            for item in items
+            for name, value in item.metrics.items()
+        ]
+    )
