@@ -37,7 +37,7 @@ def device_facts() -> dict[str, Any]:
     """Return the devices and the thread count that torch uses; called by stages that import torch anyway."""
     import torch
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"gpus": gpus, "cuda": torch.version.cuda if gpus else None, "torch_threads": torch.get_num_threads()}
 
 
@@ -54,7 +54,8 @@ def git_state() -> dict[str, Any]:
 
 def _git(root: Path, *args: str) -> str:
     try:
-        return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, timeout=20).stdout.strip()
+        done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, timeout=20)
+        return done.stdout.decode(errors="replace").strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
@@ -75,15 +76,27 @@ def _code_digest(module: str) -> str:
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None:
         raise ModuleNotFoundError(module)
-    return digest_source(Path(found.origin).read_text())
+    return digest_source(Path(found.origin).read_bytes())
 
 
-def digest_source(source: str) -> str:
-    """Digest of Python source by its syntax tree, with docstrings removed."""
+def digest_source(source: str | bytes) -> str:
+    """Digest of Python source by its syntax tree, with docstrings removed; the same under every version of Python."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            first = getattr(node.body[0], "value", None) if node.body and isinstance(node.body[0], ast.Expr) else None
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
                 node.body = node.body[1:]
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(_shape(tree)).encode()).hexdigest()[:16]
+
+
+def _shape(node: Any) -> Any:
+    """A tree as nested tuples. Empty fields are left out: which of them exist differs between versions of Python."""
+    if isinstance(node, list):
+        return [_shape(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.Constant):
+        return repr(node.value)
+    fields = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
+    return (type(node).__name__, *((name, _shape(value)) for name, value in fields))

@@ -43,9 +43,11 @@ class Registry:
         self._entries: dict[str, Entry] = {}
 
     def add(self, name: str, target: str, spec: type[Spec], *, version: int) -> None:
-        """Register a component; `spec` must have a field `name` whose value is the name of the entry."""
+        """Register a component; `spec` must have a field `name`, which takes the name of the entry."""
         if name in self._entries:
             raise ValueError(f"{self.kind} '{name}' is registered twice")
+        if "name" not in spec.model_fields:
+            raise ValueError(f"{self.kind} '{name}': {spec.__name__} has no field `name`")
         self._entries[name] = Entry(name, target, spec, version)
 
     def __getitem__(self, name: str) -> Entry:

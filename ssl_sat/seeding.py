@@ -8,7 +8,9 @@ import hashlib
 def key(seed: int, *parts: int | str) -> int:
     """Return a 63-bit seed that depends on `seed` and on every part, and on nothing else.
 
-    `key(0, "batch-order", epoch)` and `key(0, "dropout", epoch, step)` are independent streams.
+    `key(0, "batch-order", epoch)` and `key(0, "dropout", epoch, step)` are independent streams; a colon inside a
+    part is escaped, so that ('a:b',) and ('a', 'b') differ.
     """
-    text = ":".join([str(int(seed)), *map(str, parts)])
+    escaped = [str(part).replace("\\", r"\\").replace(":", r"\:") for part in parts]
+    text = ":".join([str(int(seed)), *escaped])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 
 class UserError(Exception):
@@ -38,14 +38,22 @@ def runtime(default: Any = ..., **kwargs: Any) -> Any:
 
 
 class Spec(BaseModel):
-    """Base of every spec: immutable, unknown keys refused, values never silently coerced to another meaning."""
+    """Base of every spec: immutable, unknown keys refused, numbers finite and never made of true or false."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {kind, *get_args(kind)} & {int, float}:
+            raise ValueError("a number is needed")
+        return value
 
     def science(self) -> dict[str, Any]:
         """Return the part of the spec that decides the result, as JSON-ready data with runtime fields left out."""
         fields = type(self).model_fields
-        return {name: _science(getattr(self, name)) for name, field in fields.items() if not _is_runtime(field)}
+        return {name: _science(getattr(self, name)) for name, field in fields.items() if not is_runtime(field)}
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "") -> Self:
@@ -66,7 +74,8 @@ def _science(value: Any) -> Any:
     return value
 
 
-def _is_runtime(field: Any) -> bool:
+def is_runtime(field: Any) -> bool:
+    """Whether a field (of `model_fields`) was declared with `runtime(...)`."""
     extra = field.json_schema_extra
     return isinstance(extra, Mapping) and bool(extra.get("runtime"))
 
@@ -88,7 +97,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> 
             if item["type"] == "literal_error":
                 expected = str(item.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ")
                 nearest = suggest(str(item["input"]), expected.split(", "))
-            lines.append(f"{path}: {message} (got {item['input']!r}){nearest}" if path else message)
+            lines.append(f"{path}: {message} (got {_shortened(item['input'])}){nearest}" if path else message)
     return "\n".join(lines)
 
 
@@ -97,5 +106,10 @@ def _fields_at(model: Any, path: Iterable[Any]) -> list[str]:
         field = getattr(model, "model_fields", {}).get(str(key))
         if field is None:
             return []
-        model = field.annotation
+        model = next((m for m in (field.annotation, *get_args(field.annotation)) if hasattr(m, "model_fields")), None)
     return list(getattr(model, "model_fields", {}))
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
