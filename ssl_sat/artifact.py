@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ from typing import Any
 from ssl_sat.spec import MissingInput, UserError
 
 FORMAT = "ssl_sat.artifact/1"
-_OUTSIDE_HASHES = {"artifact.json", "files.json", ".lock"}
+_OUTSIDE_HASHES = {"artifact.json", "files.json"}
+_PUBLISHED = re.compile(r"-[0-9a-f]{8}$")
+_ORPHAN = re.compile(r"\..+\.\d+\.tmp")  # what a kill in the middle of `write_atomic` leaves
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,17 @@ class Artifact:
     def open(cls, path: str | os.PathLike[str]) -> Artifact:
         """Open the artifact at `path` (a folder or a link to one).
 
-        Raises MissingInput when it is absent or unfinished, UserError when it is of another format.
+        Raises MissingInput when it is absent or unfinished, UserError when it is unreadable or of another format.
         """
         folder = Path(path).resolve()
         if not folder.is_dir():
             raise MissingInput(f"no artifact at {path}. `ls outputs/*` shows what is there.")
         if not (folder / "artifact.json").is_file():
             raise MissingInput(f"{path} is not a finished artifact: it has no artifact.json. Run its stage again.")
-        record = json.loads((folder / "artifact.json").read_text())
+        try:
+            record = json.loads((folder / "artifact.json").read_bytes())
+        except ValueError:
+            raise UserError(f"{path}: damaged artifact.json. Move the folder away and run its stage again.") from None
         if record.get("format") != FORMAT:
             raise UserError(f"{path}: format {record.get('format')!r}, this version reads {FORMAT!r}.")
         return cls(folder, record)
@@ -108,6 +114,8 @@ class Artifact:
 
     def damaged(self) -> list[str]:
         """Compare every file with the recorded sha256; return one line per file that is absent, changed or extra."""
+        if not (self.path / "files.json").is_file():
+            return ["files.json: absent"]
         expected, present = self.json("files.json"), hash_files(self.path)
         lines = [f"{name}: absent" for name in expected if name not in present]
         lines += [f"{name}: changed" for name in expected if name in present and present[name] != expected[name]]
@@ -115,12 +123,13 @@ class Artifact:
 
 
 def outputs_of(stage: str, outputs: Path) -> list[Artifact]:
-    """Finished artifacts of a stage under `outputs`, newest first; links and partials are passed over."""
+    """Finished artifacts of a stage under `outputs`, newest first; `latest`, choices and partials are passed over."""
     folder = outputs / stage
     if not folder.is_dir():
         return []
-    done = [p for p in folder.iterdir() if not p.is_symlink() and (p / "artifact.json").is_file() and ".stale-" not in p.name]
-    return [Artifact.open(p) for p in sorted(done, key=lambda p: (p / "artifact.json").stat().st_mtime_ns, reverse=True)]
+    done = [p for p in folder.iterdir() if _PUBLISHED.search(p.name) and (p / "artifact.json").is_file()]
+    done.sort(key=lambda p: (p / "artifact.json").stat().st_mtime_ns, reverse=True)
+    return [Artifact.open(p) for p in done]
 
 
 def find(stage: str, fingerprint: str, outputs: Path) -> Artifact:
@@ -130,7 +139,8 @@ def find(stage: str, fingerprint: str, outputs: Path) -> Artifact:
             artifact = Artifact.open(path)
             if artifact.fingerprint == fingerprint:
                 return artifact
-    raise MissingInput(f"no {stage} artifact {fingerprint[:8]} under {outputs / stage}; run `python -m ssl_sat.{stage}` again.")
+    at = outputs / stage
+    raise MissingInput(f"no {stage} artifact {fingerprint[:8]} under {at}; run `python -m ssl_sat.{stage}` again.")
 
 
 def latest(stage: str, outputs: Path) -> Artifact:
@@ -175,7 +185,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder durable."""
+    """Make renames inside a folder (or the contents of a file) durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -195,8 +205,11 @@ def check_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def publish(partial: Path, final: Path, record: Mapping[str, Any]) -> Artifact:
     """Turn a partial folder into the finished artifact `final`; FileExistsError if that is there already."""
-    if final.exists():
+    if os.path.lexists(final):
         raise FileExistsError(f"{final} exists; artifacts are never overwritten")
+    for path in [p for p in partial.rglob("*") if _ORPHAN.fullmatch(p.name)]:
+        path.unlink()
+    _sync_files(partial)
     write_json(partial / "files.json", hash_files(partial))
     write_json(partial / "artifact.json", {"format": FORMAT, **record})
     os.rename(partial, final)
@@ -204,18 +217,25 @@ def publish(partial: Path, final: Path, record: Mapping[str, Any]) -> Artifact:
     return Artifact.open(final)
 
 
-def link(name: str, artifact: Artifact) -> None:
-    """Point `outputs/<stage>/<name>` at the artifact, atomically."""
-    at = artifact.path.parent / name
-    temporary = at.with_name(f".{name}.{os.getpid()}.tmp")
+def _sync_files(folder: Path) -> None:
+    """Bring every file to the disk before the record says that the artifact is complete."""
+    for path in [p for p in folder.rglob("*") if p.is_file() or p.is_dir()]:
+        sync_folder(path)
+
+
+def link(at: Path, target: str) -> None:
+    """Make `at` a link to its neighbour `target`, atomically; UserError when a folder of that name is in the way."""
+    if at.is_dir() and not at.is_symlink():
+        raise UserError(f"{at} is a folder, and a link to {target} belongs there. Move it away.")
+    temporary = at.with_name(f".{at.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(artifact.path.name)
+    temporary.symlink_to(target)
     os.replace(temporary, at)
 
 
 @contextmanager
 def locked(path: Path, waiting: str) -> Iterator[None]:
-    """Hold an exclusive lock on `path` (released by the kernel when the process dies); print `waiting` once if taken."""
+    """Hold an exclusive lock on `path`, which the kernel releases when the process dies; print `waiting` if taken."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:

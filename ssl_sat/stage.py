@@ -10,22 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from ssl_sat import artifact as artifacts
 from ssl_sat import provenance
 from ssl_sat.artifact import Artifact, Ref
 from ssl_sat.registry import Entry, Registry
-from ssl_sat.spec import Spec, UserError, runtime
+from ssl_sat.spec import MissingInput, Spec, UserError, is_runtime, runtime
 
 Inputs = Mapping[str, Artifact]
 Metrics = Mapping[str, Any]
+_BEGAN, _FACTS = ".began.json", ".facts.json"  # notes inside a partial folder
 
 
 class StageSpec(Spec):
@@ -48,10 +50,20 @@ class StageSpec(Spec):
                 values[name] = registry.parse(value)
         return values
 
+    @field_validator("outputs")
+    @classmethod
+    def _home(cls, outputs: str) -> str:
+        return os.path.expanduser(outputs)  # no shell expands the ~ of `outputs=~/runs`
+
     def selected(self) -> dict[str, Entry]:
-        """The registry entries that this spec selects, by `<kind>:<name>`. A field may hold one spec or several."""
+        """The registry entries that this spec selects, by `<kind>:<name>`. A field may hold one spec or several.
+
+        Runtime fields stay out: an input's fingerprint stands for them.
+        """
         found = {}
         for field_name, registry in self.registries.items():
+            if is_runtime(type(self).model_fields[field_name]):
+                continue
             value = getattr(self, field_name)
             for spec in value if isinstance(value, tuple) else (value,):
                 if spec is not None:
@@ -83,7 +95,11 @@ class Lookup:
         for planned in self.planned.values():
             if planned.fingerprint == fingerprint:
                 return planned
-        return artifacts.find(stage, fingerprint, self.outputs).ref
+        own = ref.path.parent.parent  # the outputs folder that `ref` itself lies in, which may be another one
+        try:
+            return artifacts.find(stage, fingerprint, own).ref
+        except MissingInput:
+            return artifacts.find(stage, fingerprint, self.outputs).ref
 
 
 def _no_inputs(spec: Any, lookup: Lookup) -> dict[str, Ref]:
@@ -99,6 +115,7 @@ class Stage:
     choices: the readable part of the artifact's name.
     science: the part of the spec that enters the fingerprint.
     code: modules whose code is recorded beside the components'.
+    distributed: whether every process of a distributed run takes part in `run`; otherwise the others wait for it.
     """
 
     name: str
@@ -110,6 +127,7 @@ class Stage:
     science: Callable[[Any], dict[str, Any]] = lambda spec: spec.science()
     code: Sequence[str] = ()
     synthetic: Callable[[Any], bool] = lambda spec: False
+    distributed: bool = False
 
 
 def fingerprint(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref]) -> str:
@@ -126,9 +144,12 @@ def fingerprint(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref]) -> str
 
 def plan(stage: Stage, spec: StageSpec, lookup: Lookup) -> Ref:
     """Return where the artifact of this spec lies or will lie, without making it."""
-    inputs = stage.inputs(spec, lookup)
+    return _planned(stage, spec, stage.inputs(spec, lookup))
+
+
+def _planned(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref]) -> Ref:
     print_ = fingerprint(stage, spec, inputs)
-    choices = stage.choices(spec, inputs)
+    choices = re.sub(r"[^A-Za-z0-9._+-]", "_", stage.choices(spec, inputs))
     path = Path(spec.outputs) / stage.name / f"{choices}-{print_[:8]}"
     synthetic = stage.synthetic(spec) or any(ref.synthetic for ref in inputs.values())
     fingerprints = {slot: ref.fingerprint for slot, ref in inputs.items()}
@@ -136,89 +157,137 @@ def plan(stage: Stage, spec: StageSpec, lookup: Lookup) -> Ref:
 
 
 def execute(stage: Stage, spec: StageSpec) -> Artifact:
-    """Return the artifact of this spec: reuse it when it is finished, resume it when partial, make it otherwise."""
-    lookup = Lookup(Path(spec.outputs))
-    inputs = stage.inputs(spec, lookup)
-    ref = plan(stage, spec, Lookup(lookup.outputs, {r.path: r for r in inputs.values()}))
+    """Return the artifact of this spec: reuse it when it is finished, resume it when partial, make it otherwise.
+
+    Only the main process of a distributed run writes.
+    """
+    inputs = stage.inputs(spec, Lookup(Path(spec.outputs)))
+    ref = _planned(stage, spec, inputs)
     if not is_main_process():
-        stage.run(spec, {slot: Artifact.open(r.path) for slot, r in inputs.items()}, partial_of(ref.path))
-        return Artifact("", {})  # type: ignore[arg-type]
+        return _beside_main_process(stage, spec, inputs, ref)
     lock = ref.path.parent / f".{ref.fingerprint[:8]}.lock"
     with artifacts.locked(lock, f"{ref.name}: another process is making it; waiting"):
-        if (ref.path / "artifact.json").is_file():
-            done = Artifact.open(ref.path)
-            if _still_good(done, stage, spec):
-                print(f"{stage.name}: already done, {done.path}", flush=True)
-                return _linked(done)
-            os.rename(ref.path, ref.path.with_name(f"{ref.path.name}.stale-{time.time_ns()}"))
-        return _linked(_make(stage, spec, inputs, ref))
+        done = _finished(ref)
+        if done and _still_good(done.path, done.record["code"], stage, spec):
+            print(f"{stage.name}: already done, {done.path}", flush=True)
+        else:
+            done = _make(stage, spec, inputs, ref)
+        artifacts.link(ref.path.parent / "latest", ref.path.name)
+        artifacts.link(ref.path.parent / ref.choices, ref.path.name)
+    return done
+
+
+def _beside_main_process(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref], ref: Ref) -> Artifact:
+    """Take part in the run, writing nothing, or wait until the main process has made the artifact."""
+    done = _finished(ref)
+    stale = done is not None and spec.stale == "rerun" and bool(_changed(done.record["code"], stage, spec))
+    if done and not stale:
+        return done
+    if stage.distributed:
+        stage.run(spec, _opened(inputs), partial_of(ref.path))
+        return Artifact(ref.path, {})  # the main process is about to finish it
+    while done is None or (stale and _changed(done.record["code"], stage, spec)):
+        time.sleep(0.2)
+        done = _finished(ref)
+    return done
+
+
+def _finished(ref: Ref) -> Artifact | None:
+    if (ref.path / "artifact.json").is_file():
+        return Artifact.open(ref.path)
+    if os.path.lexists(ref.path):
+        raise UserError(f"{ref.path} is in the way: no finished artifact. Move it away and start again.")
+    return None
+
+
+def _opened(inputs: Mapping[str, Ref]) -> dict[str, Artifact]:
+    return {slot: Artifact.open(ref.path) for slot, ref in inputs.items()}
 
 
 def _make(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref], ref: Ref) -> Artifact:
     partial = partial_of(ref.path)
-    resumed = partial.exists()
-    partial.mkdir(parents=True, exist_ok=True)
+    code, resumed = _begin(partial, stage, spec)
     print(f"{stage.name}: {'resuming' if resumed else 'making'} {ref.path}", flush=True)
     artifacts.write_json(partial / "config.json", dict(ref.config), sort=False)  # phases have an order
     started = time.time()
-    opened = {slot: Artifact.open(r.path) for slot, r in inputs.items()}
+    opened = _opened(inputs)
     metrics = artifacts.check_metrics(stage.run(spec, opened, partial))
     artifacts.write_json(partial / "metrics.json", metrics)
     synthetic = stage.synthetic(spec) or any(item.synthetic for item in opened.values())
     facts = {"started": started, "seconds": time.time() - started, "resumed": resumed}
-    artifacts.write_json(partial / "provenance.json", {**provenance.collect(), **_extra_provenance(partial), **facts})
+    artifacts.write_json(partial / "provenance.json", {**provenance.collect(), **_run_facts(partial), **facts})
     record = {
         "stage": stage.name,
         "fingerprint": ref.fingerprint,
         "inputs": {slot: r.fingerprint for slot, r in inputs.items()},
         "input_paths": {slot: os.path.relpath(r.path, ref.path.parent.parent) for slot, r in inputs.items()},
         "choices": ref.choices,
-        "code": provenance.code_digests(_modules(stage, spec)),
+        "code": code,
         "synthetic": synthetic,
     }
+    for note in (_BEGAN, _FACTS):
+        (partial / note).unlink(missing_ok=True)
+    if ref.path.exists():  # a stale one, kept until now
+        os.rename(ref.path, _stale_name(ref.path))
     return artifacts.publish(partial, ref.path, record)
 
 
-def _extra_provenance(partial: Path) -> dict[str, Any]:
-    """Facts that the run left in `run_facts.json` (devices, initialisation, data digests)."""
-    path = partial / "run_facts.json"
-    if not path.exists():
-        return {}
-    facts = json.loads(path.read_text())
-    path.unlink()
-    return facts
+def _begin(partial: Path, stage: Stage, spec: StageSpec) -> tuple[dict[str, str], bool]:
+    """Open the partial folder; return the digests of the code that its work began with, and whether it is resumed.
+
+    Work begun with other code is resumed under `stale=warn` (and stays marked by its first code), set aside
+    under `rerun`, refused under `error`.
+    """
+    note = partial / _BEGAN
+    (partial / "artifact.json").unlink(missing_ok=True)  # of a kill just before the rename
+    if note.is_file():
+        began = json.loads(note.read_bytes())
+        if _still_good(partial, began, stage, spec):
+            return began, True
+        os.rename(partial, _stale_name(partial))
+    resumed = partial.exists()
+    partial.mkdir(parents=True, exist_ok=True)
+    code = provenance.code_digests(_modules(stage, spec))
+    artifacts.write_json(note, code)
+    return code, resumed
+
+
+def _stale_name(path: Path) -> Path:
+    return path.with_name(f"{path.name}.stale-{time.time_ns()}")
+
+
+def _run_facts(partial: Path) -> dict[str, Any]:
+    """Facts that the run left for its provenance (devices, initialisation, data digests)."""
+    path = partial / _FACTS
+    return json.loads(path.read_bytes()) if path.exists() else {}
 
 
 def record_facts(out: Path, **facts: Any) -> None:
     """Note facts of a run for its provenance.json."""
     if not is_main_process():
         return
-    path = out / "run_facts.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
-    artifacts.write_json(path, {**before, **facts})
+    artifacts.write_json(out / _FACTS, {**_run_facts(out), **facts})
 
 
-def _still_good(done: Artifact, stage: Stage, spec: StageSpec) -> bool:
-    """Compare the code recorded with the artifact to today's, and follow `stale`."""
-    now = provenance.code_digests(_modules(stage, spec))
-    changed = sorted(name for name, digest in done.record["code"].items() if now.get(name) != digest)
+def _still_good(path: Path, code: Mapping[str, str], stage: Stage, spec: StageSpec) -> bool:
+    """Compare the code recorded with an artifact or a partial to today's, and follow `stale`."""
+    changed = _changed(code, stage, spec)
     if not changed:
         return True
-    text = f"{done.path} was made by other code of: {', '.join(changed)}"
+    text = f"{path} was made by other code of: {', '.join(changed)}"
     if spec.stale == "error":
         raise UserError(f"{text}. Choose stale=rerun to make it again or stale=warn to use it.")
     print(f"stale: {text} (stale={spec.stale})", flush=True)
     return spec.stale == "warn"
 
 
+def _changed(code: Mapping[str, str], stage: Stage, spec: StageSpec) -> list[str]:
+    now = provenance.code_digests(_modules(stage, spec))
+    return sorted(name for name, digest in code.items() if now.get(name) != digest)
+
+
 def _modules(stage: Stage, spec: StageSpec) -> list[str]:
     return [*stage.code, *(entry.module for entry in spec.selected().values())]
-
-
-def _linked(done: Artifact) -> Artifact:
-    artifacts.link("latest", done)
-    artifacts.link(done.record["choices"], done)
-    return done
 
 
 def partial_of(path: Path) -> Path:
@@ -227,8 +296,11 @@ def partial_of(path: Path) -> Path:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process of a distributed run that writes (the only one, without a launcher)."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name in os.environ:
-            return os.environ[name] == "0"
-    return True
+    """Whether this is the process of a distributed run that writes (the only one, without a launcher).
+
+    RANK (torchrun) decides where it is set. Otherwise Slurm's and Lightning's variables must all be 0: processes that
+    Lightning starts inside one Slurm task have SLURM_PROCID=0 in common, and the first of each node LOCAL_RANK=0.
+    """
+    if "RANK" in os.environ:
+        return os.environ["RANK"] == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"))
