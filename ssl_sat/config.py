@@ -6,16 +6,19 @@ Hydra's own output folders and logging are off: the artifact is the record of a 
 
 from __future__ import annotations
 
+import errno
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, get_args
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,13 +28,26 @@ from ssl_sat.stage import Stage, StageSpec, execute
 
 _OFF = (
     "hydra.run.dir=.",
-    "hydra.sweep.dir=outputs/multirun",
     "hydra.output_subdir=null",
     "hydra/job_logging=disabled",
     "hydra/hydra_logging=disabled",
     "hydra/help=ssl_sat",
 )
-_TAKES_VALUE = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p", "--cfg", "-c"}
+_OWN_YAML = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+_TAKES_VALUE = {*_OWN_YAML, "--package", "-p", "--cfg", "-c", "--info", "-i", "--experimental-rerun"}
+_FREE = "Free some space; the same command goes on from what is in the .partial folder."
+_ELSEWHERE = "Choose another folder with outputs=..., or change its permissions."
+_MENDABLE = {
+    errno.ENOSPC: _FREE,
+    errno.EDQUOT: _FREE,
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.EROFS: _ELSEWHERE,
+    errno.ENOTDIR: "A file is where a folder is needed.",
+    errno.ENAMETOOLONG: "Choose a folder with a shorter path.",
+    errno.ENOLCK: "Its file system has no locks; choose another folder with outputs=...",
+    errno.ENOTSUP: "Its file system has no locks or links; choose another folder with outputs=...",
+}
 
 
 def conf_dir() -> Path:
@@ -57,27 +73,61 @@ def main(stage: Stage, after: Callable[[Any], None] | None = None) -> None:
 
 def run(name: str, spec_class: type[StageSpec] | type[Spec], task: Callable[[Any], Any]) -> None:
     """Compose `<name>.yaml` with the overrides of `sys.argv`, build the spec and call `task(spec)`."""
+    with messages(), _sweep_folder(sys.argv) as folder:
+        program, *argv = sys.argv
+        asked = {"--help", "-h", "--hydra-help", "--shell-completion", "-sc"} & set(argv)
+        overrides = argv if asked else check_overrides(name, spec_class, argv)
+        flags = _of_own_yaml(_split_flags(argv)[0])
 
-    def with_config(config: DictConfig) -> None:
-        GlobalHydra.instance().clear()  # Lightning's launcher would otherwise look for Hydra's output folder
-        HydraConfig.instance().cfg = None
-        try:
-            task(spec_class.parse(OmegaConf.to_container(config, resolve=True)))  # type: ignore[arg-type]
-        except UserError as error:
-            _fail(error)
+        def with_config(config: DictConfig) -> None:
+            # Lightning starts its other processes with this command line: that of the job, not of the sweep
+            sys.argv = [program, *flags, *HydraConfig.get().overrides.task]
+            GlobalHydra.instance().clear()  # its launcher would otherwise look for Hydra's output folder
+            HydraConfig.instance().cfg = None
+            with messages():
+                task(spec_class.parse(plain(config)))
 
-    try:
-        asked = {"--help", "-h", "--hydra-help"} & set(sys.argv[1:])
-        overrides = sys.argv[1:] if asked else check_overrides(name, spec_class, sys.argv[1:])
-        sys.argv = [sys.argv[0], *overrides, *_OFF]
+        sys.argv = [program, *overrides, *_OFF, f"hydra.sweep.dir={_quoted(folder)}"]
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(with_config)()
+
+
+@contextmanager
+def _sweep_folder(argv: list[str]) -> Iterator[str]:
+    """A folder for what Hydra insists on writing in a sweep (multirun.yaml and empty folders), deleted at the end."""
+    if {"--multirun", "-m"} & set(argv) or any(arg.startswith("hydra.mode=") for arg in argv):
+        with tempfile.TemporaryDirectory(prefix="ssl_sat-") as folder:
+            yield folder
+    else:
+        yield "."
+
+
+@contextmanager
+def messages() -> Iterator[None]:
+    """End with one message, not a traceback, where the user can mend it (status 2) or has interrupted (130)."""
+    try:
+        yield
     except UserError as error:
-        _fail(error)
+        _end(f"error: {error}", 2)
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            raise
+        at = f"{error.filename}: " if error.filename else ""
+        _end(f"error: {at}{error.strerror}. {_MENDABLE[error.errno]}", 2)
+    except KeyboardInterrupt:
+        _end("interrupted; the same command goes on from what is in the .partial folder", 130)
 
 
-def _fail(error: Exception) -> None:
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    raise SystemExit(2)
+def _end(message: str, status: int) -> NoReturn:
+    print(message, file=sys.stderr, flush=True)
+    raise SystemExit(status)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Return a composed configuration as plain data; ConfigError for a `???` or an interpolation that fails."""
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
 
 
 def compose(name: str, spec_class: type[Any], overrides: Iterable[str]) -> Any:
@@ -86,15 +136,24 @@ def compose(name: str, spec_class: type[Any], overrides: Iterable[str]) -> Any:
     return spec_class.parse(raw)
 
 
-def compose_raw(name: str, overrides: Iterable[str]) -> dict[str, Any]:
-    """Compose with Hydra alone and return plain data; ConfigError with Hydra's own words if it refuses."""
+def compose_raw(name: str, overrides: Iterable[str], own: Path | None = None) -> dict[str, Any]:
+    """Compose with Hydra alone and return plain data; ConfigError with Hydra's own words if it refuses.
+
+    own: a folder of the user's YAML, searched after the shipped one.
+    """
     GlobalHydra.instance().clear()
+    search = [f"hydra.searchpath=[{_quoted(f'file://{own}')}]"] if own else []
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            config = hydra.compose(name, [*overrides])
+            config = hydra.compose(name, [*overrides, *search])
             return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(str(error)) from None
+
+
+def _quoted(text: str) -> str:
+    """A string as a value of Hydra's override grammar, whatever is in it."""
+    return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
 
 
 def check_overrides(name: str, spec_class: type[Any], argv: list[str]) -> list[str]:
@@ -104,18 +163,51 @@ def check_overrides(name: str, spec_class: type[Any], argv: list[str]) -> list[s
     the spec knows but the YAML does not spell out gets Hydra's `++`.
     """
     flags, texts = _split_flags(argv)
-    if any(flag in ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn") for flag in flags):
-        return argv  # the user's own YAML: Hydra and the spec check it
-    groups, aliases = _groups(), _aliases(name)
-    texts = [_unalias(text, aliases) for text in texts]
-    overrides = _parse(texts)
-    chosen = [o for o in overrides if _group_of(o, groups)]
+    if {flag.partition("=")[0] for flag in flags} & {"--config-path", "-cp", "--config-name", "-cn"}:
+        return argv  # the user's own primary YAML: Hydra and the spec check it
+    own = _own_yaml(flags)
+    groups, (here, aliases) = _groups(own), _defaults(name)
+    overrides = _parse([_unalias(text, aliases) for text in texts])
+    nulls = [o for o in overrides if o.key_or_group in here and not o.is_delete() and o.value() is None]
+    for override in nulls:
+        if here[override.key_or_group] is not None:
+            options = ", ".join(groups[override.key_or_group])
+            raise ConfigError(f"{override.package or override.key_or_group}: {name} needs one of {options}")
+    overrides = [o for o in overrides if o not in nulls]
+    chosen = [o for o in overrides if o.key_or_group in groups and (o.is_add() or o.key_or_group in here)]
     for override in chosen:
-        _check_option(override, _group_of(override, groups))
-    base = compose_raw(name, [_first_choice(o) for o in chosen])
+        _check_option(override, groups[override.key_or_group])
+    base = compose_raw(name, [_first_choice(o) for o in chosen], own)
     known = _known_keys(spec_class, base)
-    ready = [_ready(o, base, known, [*groups, *aliases]) for o in overrides if o not in chosen]
+    rest = [o for o in overrides if o not in chosen]
+    for override in rest:
+        _check_key(override.key_or_group, known, name, groups, [*here, *aliases])
+    ready = [_ready(o, base) for o in rest]
     return [*flags, *(o.input_line or "" for o in chosen), *ready]
+
+
+def _of_own_yaml(flags: list[str]) -> list[str]:
+    """Those of the flags that say where YAML lies, each with its value."""
+    kept = []
+    for at, flag in enumerate(flags):
+        if flag.partition("=")[0] in _OWN_YAML:
+            kept += flags[at : at + (1 if "=" in flag else 2)]
+    return kept
+
+
+def _own_yaml(flags: list[str]) -> Path | None:
+    """The folder of `--config-dir`. It adds to the shipped YAML; a file of a shipped one's name would be ignored."""
+    values = [flag.partition("=")[2] for flag in flags if flag.startswith("--config-dir=")]
+    values += [flags[at + 1] for at in range(len(flags) - 1) if flags[at] in ("--config-dir", "-cd")]
+    if not values:
+        return None
+    own = Path(values[-1]).expanduser().resolve()
+    if not own.is_dir():
+        raise ConfigError(f"--config-dir {values[-1]}: no such folder")
+    same = [str(p.relative_to(own)) for p in sorted(own.rglob("*.yaml")) if (conf_dir() / p.relative_to(own)).exists()]
+    if same:
+        raise ConfigError(f"{own}: {', '.join(same)} would be ignored, as a shipped file has that name; rename it")
+    return own
 
 
 def _split_flags(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -135,22 +227,36 @@ def _parse(texts: list[str]) -> list[Override]:
     for text in texts:
         if "=" not in text and not text.startswith("~"):
             raise ConfigError(f"'{text}' is not an override; write key=value, as in seed=1 or encoder=vit")
+    return [_parse_one(text) for text in texts]
+
+
+def _parse_one(text: str) -> Override:
+    """Parse an override; a value outside Hydra's grammar (a path with ~, brackets or signs) is taken as it stands."""
+    parser = OverridesParser.create()
     try:
-        return OverridesParser.create().parse_overrides(texts)
+        return parser.parse_override(text)
+    except HydraException:
+        key, _, value = text.partition("=")
+    try:
+        return parser.parse_override(f"{key}={_quoted(value)}")
     except HydraException as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
+        raise ConfigError(f"'{text}' cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def _groups() -> dict[str, list[str]]:
-    folders = [p for p in conf_dir().iterdir() if p.is_dir() and p.name != "hydra"]
-    return {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in folders}
+def _groups(own: Path | None = None) -> dict[str, list[str]]:
+    found: dict[str, set[str]] = {}
+    for root in [conf_dir(), *([own] if own else [])]:
+        for folder in (p for p in root.iterdir() if p.is_dir() and p.name != "hydra"):
+            found.setdefault(folder.name, set()).update(p.stem for p in folder.glob("*.yaml"))
+    return {group: sorted(options) for group, options in found.items()}
 
 
-def _aliases(name: str) -> dict[str, str]:
-    """`{'ood': 'data@ood'}` for a defaults list that holds `data@ood: ...`."""
-    defaults = OmegaConf.load(conf_dir() / f"{name}.yaml").get("defaults", [])
-    keys = [str(key) for item in defaults if OmegaConf.is_dict(item) for key in item]
-    return {key.partition("@")[2]: key for key in keys if "@" in key}
+def _defaults(name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a command chooses by default, group by group; and `{'ood': 'data@ood'}` for an entry `data@ood: ...`."""
+    defaults = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{name}.yaml")).get("defaults", [])  # type: ignore
+    options = {str(key): option for item in defaults if isinstance(item, dict) for key, option in item.items()}
+    aliases = {key.partition("@")[2]: key for key in options if "@" in key}
+    return {key.partition("@")[0]: option for key, option in options.items()}, aliases
 
 
 def _unalias(text: str, aliases: Mapping[str, str]) -> str:
@@ -158,41 +264,46 @@ def _unalias(text: str, aliases: Mapping[str, str]) -> str:
     return f"{aliases[key]}{equals}{value}" if equals and key in aliases else text
 
 
-def _group_of(override: Override, groups: Mapping[str, list[str]]) -> str | None:
-    return override.key_or_group if override.key_or_group in groups else None
-
-
-def _check_option(override: Override, group: str | None) -> None:
-    options = _groups()[str(group)]
+def _check_option(override: Override, options: list[str]) -> None:
     for choice in _choices(override):
         if choice not in options:
-            shown = override.package or group
+            shown = override.package or override.key_or_group
             raise ConfigError(f"{shown}: no '{choice}' (there are: {', '.join(options)}){suggest(choice, options)}")
 
 
 def _choices(override: Override) -> list[str]:
+    """The options that an override names; none for `encoder=null`, `~encoder` and `glob(...)`."""
     value = override.value()
+    if value is None or isinstance(value, Glob):
+        return []
     if override.is_sweep_override():
         return [str(item) for item in override.sweep_string_iterator()]
-    return [str(value)]
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
 
 def _first_choice(override: Override) -> str:
-    key, _, _ = str(override.input_line).partition("=")
-    return f"{key}={_choices(override)[0]}"
+    line, choices = str(override.input_line), _choices(override)
+    return f"{line.partition('=')[0]}={choices[0]}" if choices else line
 
 
-def _known_keys(spec_class: type[Any], config: Mapping[str, Any]) -> set[str]:
-    known = _flat(config)
+def _known_keys(spec_class: type[Any], config: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """Every key that the spec or the YAML knows, at all depths."""
+    known = {f"{prefix}{key}" for key in _flat(config)}
     registries = getattr(spec_class, "registries", {})
     for field, info in spec_class.model_fields.items():
-        known.add(field)
-        inner: Any = info.annotation
-        if field in registries and isinstance(config.get(field), Mapping):
-            inner = registries[field][str(config[field]["name"])].spec
-        if isinstance(inner, type) and issubclass(inner, Spec):
-            known |= {f"{field}.{name}" for name in inner.model_fields}
+        known.add(f"{prefix}{field}")
+        values = config.get(field)
+        values = values if isinstance(values, Mapping) else {}
+        inner = next((a for a in (info.annotation, *get_args(info.annotation)) if _is_spec(a)), None)
+        if field in registries and values.get("name") in registries[field].names():
+            inner = registries[field][values["name"]].spec
+        if inner is not None:
+            known |= _known_keys(inner, values, f"{prefix}{field}.")
     return known
+
+
+def _is_spec(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Spec)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> set[str]:
@@ -204,18 +315,25 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> set[str]:
     return keys
 
 
-def _ready(override: Override, base: Mapping[str, Any], known: set[str], groups: list[str]) -> str:
-    key = override.key_or_group
-    if key.startswith("hydra"):
-        return str(override.input_line)
-    if key not in known and not any(key.startswith(f"{open_}.") for open_ in _open_mappings(base)):
-        nearest = suggest(key, [*known, *groups])
-        raise ConfigError(f"unknown key '{key}'{nearest} (--help lists the groups and options)")
+def _check_key(key: str, known: set[str], name: str, groups: Iterable[str], choosable: list[str]) -> None:
+    if key in known or key.startswith("hydra") or any(key.startswith(f"{open_}.") for open_ in _open_mappings(known)):
+        return
+    if key in groups and not suggest(key, known):
+        raise ConfigError(f"{name} takes no {key} (it chooses {', '.join(choosable) or 'nothing'})")
+    parent, _, last = key.rpartition(".")
+    nearest = suggest(key, [*known, *choosable])
+    if parent in known:  # then a neighbour is meant
+        nearest = suggest(last, [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == parent])
+        nearest = nearest.replace("'", f"'{parent}.", 1)
+    raise ConfigError(f"unknown key '{key}'{nearest} (--help lists the groups and options)")
+
+
+def _ready(override: Override, base: Mapping[str, Any]) -> str:
     line = str(override.input_line)
-    spelled_out = key in _flat(base)
-    return line if spelled_out or line.startswith(("+", "~")) else f"++{line}"
+    as_is = override.key_or_group.startswith("hydra") or override.key_or_group in _flat(base)
+    return line if as_is or line.startswith(("+", "~")) else f"++{line}"
 
 
-def _open_mappings(base: Mapping[str, Any]) -> list[str]:
+def _open_mappings(known: Iterable[str]) -> list[str]:
     """Keys whose mapping takes any names, such as options handed through to a library."""
-    return [key for key in _flat(base) if key.endswith(("kwargs", "options"))]
+    return [key for key in known if key.endswith(("kwargs", "options"))]
