@@ -62,7 +62,7 @@ def _inputs(spec: OodEvalSpec, lookup: Lookup) -> dict[str, Ref]:
     return {
         "model": model,
         "data": lookup.input_of(model, "data", "pack"),
-        "ood": pack_of(spec, lookup, spec.ood, spec.ood_pack),
+        "ood": pack_of(spec, lookup, spec.ood, spec.ood_pack, "ood"),
     }
 
 

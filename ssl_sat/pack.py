@@ -15,7 +15,7 @@ from pydantic import SerializeAsAny
 from ssl_sat.artifact import Ref, outputs_of
 from ssl_sat.data import SOURCES
 from ssl_sat.data.spec import DataSpec
-from ssl_sat.spec import runtime
+from ssl_sat.spec import MissingInput, runtime
 from ssl_sat.stage import Inputs, Lookup, Metrics, Stage, StageSpec, execute
 
 
@@ -55,7 +55,10 @@ PACK = Stage(
     run,
     _choices,
     science=_science,
-    code=("ssl_sat.data.packing", "ssl_sat.data.splits"),
+    code=(
+        "ssl_sat.data.packing", "ssl_sat.data.splits", "ssl_sat.data.statistics", "ssl_sat.data.sources.contract",
+        "ssl_sat.data.sources.tiff", "ssl_sat.data.sources.images",
+    ),  # fmt: skip
     synthetic=lambda spec: spec.data.name == "scenes",
 )
 
@@ -69,11 +72,11 @@ class PackedData(StageSpec):
     pack: str | None = runtime(None)
 
 
-def pack_of(spec: Any, lookup: Lookup, data: DataSpec, path: str | None) -> Ref:
+def pack_of(spec: Any, lookup: Lookup, data: DataSpec, path: str | None, field: str = "data") -> Ref:
     """Return the pack to read: the one at `path`, or else the one of this data spec, made now if need be.
 
     Without `data.root` the newest pack of the same spec is taken, since the raw files may be gone by now;
-    with it the files there decide. Raises MissingInput when there is neither.
+    with it the files there decide. Raises MissingInput when there is neither; `field` is the data spec's name there.
     """
     if path is not None:
         return lookup.artifact("pack", path)
@@ -82,7 +85,10 @@ def pack_of(spec: Any, lookup: Lookup, data: DataSpec, path: str | None) -> Ref:
         if same:
             print(f"pack: using {same[0].path}", flush=True)
             return same[0].ref
-    return execute(PACK, PackSpec(data=data, outputs=spec.outputs, stale=spec.stale)).ref
+    try:
+        return execute(PACK, PackSpec(data=data, outputs=spec.outputs, stale=spec.stale)).ref
+    except MissingInput as error:
+        raise MissingInput(str(error).replace("data.root is not set", f"{field}.root is not set")) from None
 
 
 def _packs(config: Mapping[str, Any], data: DataSpec) -> bool:

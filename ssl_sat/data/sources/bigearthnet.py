@@ -132,9 +132,10 @@ class BigEarthNetV1(_BigEarthNet):
     """
 
     needs = (
-        "the folder of BigEarthNet-S2 v1.0 that holds one folder per patch (BigEarthNet-v1.0/, from bigearth.net "
-        "or Zenodo record 12687186)"
+        "the folder of BigEarthNet-S2 v1.0 that holds one folder per patch (BigEarthNet-v1.0/, 66 GB packed, "
+        "Zenodo record 12687186)"
     )
+    obtain = "curl -L https://zenodo.org/records/12687186/files/BigEarthNet-S2-v1.0.tar.gz | tar xz"
     spec: BigEarthNetV1Spec
 
     @cached_property
@@ -199,7 +200,11 @@ class BigEarthNetV2(_BigEarthNet):
     Patches that the table does not name (snow, cloud, shadow) are left out by `official` and unlabelled otherwise.
     """
 
-    needs = "the folder of BigEarthNet v2.0 that holds BigEarthNet-S2/<tile>/<patch>/ (Zenodo record 10891137)"
+    needs = "the folder of BigEarthNet v2.0 that holds BigEarthNet-S2/<tile>/<patch>/ (63 GB packed, Zenodo record 10891137)"
+    obtain = (
+        "curl -L https://zenodo.org/records/10891137/files/BigEarthNet-S2.tar.zst | tar x --zstd && "
+        "curl -LO https://zenodo.org/records/10891137/files/metadata.parquet"
+    )
     spec: BigEarthNetV2Spec
 
     @property

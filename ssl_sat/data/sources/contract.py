@@ -94,7 +94,8 @@ class Listing:
 class Source(abc.ABC):
     """Base of every source. Subclasses find patches and read one; splits and subsets are shared here."""
 
-    needs = "a folder of patches"  # what `root` must be, and where it is to be had: shown when it is missing
+    needs = "a folder of patches"  # what `root` must be
+    obtain = ""  # the commands that fetch it, where it is published; both are shown when it is missing
 
     def __init__(self, spec: DataSpec) -> None:
         self.spec = spec
@@ -103,11 +104,16 @@ class Source(abc.ABC):
     def root(self) -> Path:
         """The folder of the data set; MissingInput when it is not set or not there."""
         if self.spec.root is None:
-            raise MissingInput(f"{self.spec.name}: data.root is not set. It must be {self.needs}.")
+            raise MissingInput(f"{self.spec.name}: data.root is not set. {self._how_to_get()}")
         root = Path(self.spec.root).expanduser()
         if not root.is_dir():
-            raise MissingInput(f"{self.spec.name}: no folder '{root}' (data.root). It must be {self.needs}.")
+            raise MissingInput(f"{self.spec.name}: no folder '{root}' (data.root). {self._how_to_get()}")
         return root
+
+    def _how_to_get(self) -> str:
+        fetch = f"\n  get it:  {self.obtain}" if self.obtain else ""
+        pack = f"python -m ssl_sat.pack data={self.spec.name} data.root=<that folder>"
+        return f"It must be {self.needs}.{fetch}\n  pack it: {pack}"
 
     @abc.abstractmethod
     def inventory(self) -> list[tuple[str, int]]:

@@ -53,8 +53,8 @@ class _Published(FolderSource):
                 return {split: folder / name for split, name in names.items()}
         raise MissingInput(
             f"{self.spec.name}: no {', '.join(names.values())} in {' or '.join(map(repr, map(str, folders)))}. "
-            "They are published with torchgeo (huggingface.co/datasets/torchgeo/eurosat); set data.splits_dir, "
-            "or data.split=fractions."
+            "Set data.splits_dir to their folder, or choose data.split=fractions.\n  get them: "
+            f"for s in {' '.join(names.values())}; do curl -LO https://hf.co/datasets/torchgeo/eurosat/resolve/main/$s; done"
         )
 
     def split_files(self) -> dict[str, Path]:
@@ -72,6 +72,7 @@ class EurosatRgb(_Published, ImageSource):
     """`<Class>/<Class>_N.jpg`. Display values; L1C reflectance stretched by the authors, not reflectance."""
 
     needs = "the unpacked EuroSAT RGB folder with one folder per class (EuroSAT_RGB.zip, Zenodo record 7711810)"
+    obtain = "curl -LO https://zenodo.org/records/7711810/files/EuroSAT_RGB.zip && unzip EuroSAT_RGB.zip"
     suffixes = (".jpg", ".jpeg")
     sensor, bands, native_px, native_gsd_m, fixed_size = "Sentinel-2", ("B04", "B03", "B02"), 64, 10.0, True
     spec: EurosatRgbSpec
@@ -86,6 +87,7 @@ class EurosatMs(_Published):
     """`<Class>/<Class>_N.tif`, (13, 64, 64) uint16, all bands resampled to 10 m by the authors."""
 
     needs = "the unpacked EuroSAT_MS folder with one folder per class (EuroSAT_MS.zip, Zenodo record 7711810)"
+    obtain = "curl -LO https://zenodo.org/records/7711810/files/EuroSAT_MS.zip && unzip EuroSAT_MS.zip"
     suffixes = (".tif", ".tiff")
     spec: EurosatMsSpec
 

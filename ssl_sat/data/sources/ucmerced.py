@@ -23,6 +23,7 @@ class UcMerced(ImageSource):
     needs = (
         "the unpacked UCMerced_LandUse folder, with Images/<class>/ (weegee.vision.ucmerced.edu/datasets/landuse.html)"
     )
+    obtain = "curl -LO http://weegee.vision.ucmerced.edu/datasets/UCMerced_LandUse.zip && unzip UCMerced_LandUse.zip"
     names_are_ids = True
     sensor, native_px, native_gsd_m = "aerial", 256, 0.3
     spec: UcMercedSpec
