@@ -121,6 +121,15 @@ def _choices(spec: FinetuneSpec, inputs: Mapping[str, Ref]) -> str:
     return f"{encoder_label(encoder)}-{start}-{data}-{spec.phases.name}-s{spec.seed}"
 
 
+def _headline(metrics: Metrics) -> list[str]:
+    lines = [f"initialisation: {metrics['initialisation']}; bands: {metrics['bands']}; {metrics['epochs']} epochs"]
+    for split in ("val", "test"):
+        if f"{split}_accuracy" in metrics:
+            low, high, n = (metrics[f"{split}_{name}"] for name in ("accuracy_low", "accuracy_high", "n"))
+            lines.append(f"{split} accuracy {metrics[f'{split}_accuracy']:.4f} [{low:.4f}, {high:.4f}], n = {n}")
+    return lines
+
+
 FINETUNE = Stage(
     "finetune",
     1,
@@ -130,6 +139,7 @@ FINETUNE = Stage(
     _inputs,
     science,
     distributed=True,
+    headline=_headline,
     code=(
         "ssl_sat.training.finetuning", "ssl_sat.training.setup", "ssl_sat.training.classifier", "ssl_sat.data.loader",
         "ssl_sat.augment.views", "ssl_sat.augment.geometric", "ssl_sat.encoders.stem", "ssl_sat.methods.heads",

@@ -74,6 +74,18 @@ def _science(spec: OodEvalSpec) -> dict[str, Any]:
     return {**spec.science(), "detectors": [detector.science() for detector in spec.detectors]}
 
 
+def _headline(metrics: Metrics) -> list[str]:
+    lines = [f"{metrics['id_data']} ({metrics['n_id']}) against {metrics['ood_data']} ({metrics['n_ood']}); "
+             f"accuracy in-distribution {metrics['id_accuracy']:.4f}; T = {metrics['mc_passes']}"]  # fmt: skip
+    for name in [key.removesuffix("_auroc") for key in metrics if key.endswith("_auroc")]:
+        value, low, high = (metrics[f"{name}_auroc{end}"] for end in ("", "_low", "_high"))
+        gain = metrics.get(f"{name}_gain_over_probe")
+        beside = "" if gain is None else f", over the probe {gain:+.3f}"
+        suspect = "" if metrics[f"{name}_orientation"] == "ok" else f"  {metrics[f'{name}_orientation']}"
+        lines.append(f"AUROC {value:.4f} [{low:.4f}, {high:.4f}]  {name}{beside}{suspect}")
+    return lines
+
+
 OOD_EVAL = Stage(
     "ood_eval",
     1,
@@ -82,6 +94,7 @@ OOD_EVAL = Stage(
     _choices,
     _inputs,
     _science,
+    headline=_headline,
     code=(
         "ssl_sat.evaluation.ood", "ssl_sat.evaluation.predict", "ssl_sat.ood.mc_dropout", "ssl_sat.ood.keyed_dropout",
         "ssl_sat.ood.metrics", "ssl_sat.ood.shortcut_probe",

@@ -60,6 +60,7 @@ PACK = Stage(
         "ssl_sat.data.sources.tiff", "ssl_sat.data.sources.images",
     ),  # fmt: skip
     synthetic=lambda spec: spec.data.name == "scenes",
+    headline=lambda metrics: [f"{metrics['n']} patches, {metrics['quarantined']} quarantined (quarantine.csv)"],
 )
 
 

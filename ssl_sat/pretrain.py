@@ -89,6 +89,15 @@ def _choices(spec: PretrainSpec, inputs: Mapping[str, Ref]) -> str:
     return f"{start}{encoder_label(spec.encoder)}-{data}-{spec.method.name}-s{spec.seed}"  # type: ignore[attr-defined]
 
 
+def _headline(metrics: Metrics) -> list[str]:
+    floor, last, collapse = (metrics[f"{name}_last_epoch"] for name in ("loss_floor", "loss", "loss_collapse"))
+    spread = metrics["embedding_std_last_epoch"]
+    return [
+        f"loss of the last epoch {last:.4f}, first {metrics['loss_first_epoch']:.4f} (floor {floor:.4f}, collapse {collapse:.4f})",
+        f"spread of the embeddings {spread:.3f} (1 = over the whole sphere, 0 = collapsed)",
+    ]
+
+
 def encoder_label(spec: Any) -> str:
     """The encoder's name in an artifact's: the registry's, or timm's for a model chosen by timm's name."""
     return spec.model.replace("/", "_") if spec.name == "timm" else spec.name
@@ -103,6 +112,7 @@ PRETRAIN = Stage(
     _inputs,
     science,
     distributed=True,
+    headline=_headline,
     code=(
         "ssl_sat.training.pretraining", "ssl_sat.training.setup", "ssl_sat.data.loader", "ssl_sat.augment.views",
         "ssl_sat.augment.geometric", "ssl_sat.augment.radiometric", "ssl_sat.losses.nt_xent", "ssl_sat.optim.schedule",

@@ -115,6 +115,7 @@ class Stage:
     choices: the readable part of the artifact's name.
     science: the part of the spec that enters the fingerprint.
     code: modules whose code is recorded beside the components'.
+    headline: lines to print when the artifact is there, from its metrics.
     distributed: whether every process of a distributed run takes part in `run`; otherwise the others wait for it.
     """
 
@@ -127,6 +128,7 @@ class Stage:
     science: Callable[[Any], dict[str, Any]] = lambda spec: spec.science()
     code: Sequence[str] = ()
     synthetic: Callable[[Any], bool] = lambda spec: False
+    headline: Callable[[Metrics], Sequence[str]] = lambda metrics: ()
     distributed: bool = False
 
 
@@ -172,6 +174,8 @@ def execute(stage: Stage, spec: StageSpec) -> Artifact:
             print(f"{stage.name}: already done, {done.path}", flush=True)
         else:
             done = _make(stage, spec, inputs, ref)
+        for line in stage.headline(done.metrics):
+            print(f"  {line}", flush=True)
         artifacts.link(ref.path.parent / "latest", ref.path.name)
         artifacts.link(ref.path.parent / ref.choices, ref.path.name)
     return done

@@ -58,6 +58,7 @@ UMAP_REPORT = Stage(
     _choices,
     _inputs,
     code=("ssl_sat.report.maps", "ssl_sat.report.projection"),
+    headline=lambda metrics: [f"trustworthiness {metrics['trustworthiness']:.3f}; figure: umap.png, umap.pdf"],
 )
 
 
