@@ -1,7 +1,7 @@
 """Pack a data set once: raw patches become one flat file that every later stage reads.
 
-    python -m ssl_sat.pack data=eurosat_rgb data.root=/data/EuroSAT_RGB
-    python -m ssl_sat.pack data=scenes                     # synthetic, marked as such from here on
+python -m ssl_sat.pack data=eurosat_rgb data.root=/data/EuroSAT_RGB
+python -m ssl_sat.pack data=scenes                     # synthetic, marked as such from here on
 """
 
 from __future__ import annotations
@@ -56,9 +56,13 @@ PACK = Stage(
     _choices,
     science=_science,
     code=(
-        "ssl_sat.data.packing", "ssl_sat.data.splits", "ssl_sat.data.statistics", "ssl_sat.data.sources.contract",
-        "ssl_sat.data.sources.tiff", "ssl_sat.data.sources.images",
-    ),  # fmt: skip
+        "ssl_sat.data.packing",
+        "ssl_sat.data.splits",
+        "ssl_sat.data.statistics",
+        "ssl_sat.data.sources.contract",
+        "ssl_sat.data.sources.tiff",
+        "ssl_sat.data.sources.images",
+    ),
     synthetic=lambda spec: spec.data.name == "scenes",
     headline=lambda metrics: [f"{metrics['n']} patches, {metrics['quarantined']} quarantined (quarantine.csv)"],
 )

@@ -93,7 +93,8 @@ def _headline(metrics: Metrics) -> list[str]:
     floor, last, collapse = (metrics[f"{name}_last_epoch"] for name in ("loss_floor", "loss", "loss_collapse"))
     spread = metrics["embedding_std_last_epoch"]
     return [
-        f"loss of the last epoch {last:.4f}, first {metrics['loss_first_epoch']:.4f} (floor {floor:.4f}, collapse {collapse:.4f})",
+        f"loss of the last epoch {last:.4f}, of the first {metrics['loss_first_epoch']:.4f}; "
+        f"floor {floor:.4f}, collapse {collapse:.4f}",
         f"spread of the embeddings {spread:.3f} (1 = over the whole sphere, 0 = collapsed)",
     ]
 

@@ -60,7 +60,10 @@ def prepare(spec: Any, inputs: Mapping[str, Artifact], out: Path) -> Context:
         "id": data.rows(spec.id_split),
         "ood": setup.rows_of(ood, spec.ood_split or "all"),
     }
-    views = {name: setup.views(AugmentSpec(name="none", eval=card.framing), pack, card, spec.seed) for name, pack in packs.items()}
+    views = {
+        name: setup.views(AugmentSpec(name="none", eval=card.framing), pack, card, spec.seed)
+        for name, pack in packs.items()
+    }
     setup.record_inputs(out, card, {"data": data, "ood": ood})
     record_facts(out, torch_threads=torch.get_num_threads(), device=str(device))
     demo = any(item.synthetic for item in inputs.values())
@@ -204,7 +207,8 @@ def _class_names(context: Context, name: str) -> list[str | None]:
 
 def draw(out: Path, context: Context, scores: Mapping[str, Pair]) -> None:
     """A histogram of every score and the ROC curves, as PNG and PDF."""
-    title = f"{context.packs['id'].manifest.source} ({context.spec.id_split}) against {context.packs['ood'].manifest.source}"
+    inside_name, outside_name = (context.packs[name].manifest.source for name in ("id", "ood"))
+    title = f"{inside_name} ({context.spec.id_split}) against {outside_name}"
     for name, (inside, outside) in scores.items():
         label = f"{name.replace('_', ' ')}: {title}"
         histogram = figures.score_histograms(inside, outside, title=label, demo=context.demo)

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def panels_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Panels of the training curves from a history: epochs counted through the phases, training values as epoch means."""
+    """Panels of the curves: epochs counted through the phases, training values as means of an epoch."""
     phases: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for row in rows:
         phases.setdefault(row["phase"], {}).setdefault(row["epoch"], []).append(row)

@@ -28,7 +28,7 @@ class Points:
 
 
 def load_points(folder: Path, most: int, seed: int) -> Points:
-    """Read the predictions of an ood_eval artifact; of more than `most` patches a seeded choice, in equal proportion."""
+    """Read the predictions of an ood_eval artifact; of more than `most` patches a seeded choice in proportion."""
     inside, outside = (Predictions.load(folder / f"predictions-{name}") for name in ("id", "ood"))
     total = len(inside) + len(outside)
     if total > most:

@@ -57,7 +57,7 @@ class History(pl.Callback):
 
     def flush(self, trainer: pl.Trainer, module: Any) -> None:
         """Move the gathered values to the host, write them and let the guard see them."""
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"phase": self.phase, "epoch": epoch, "step": step, **{name: float(value) for name, value in logs.items()}}
             for epoch, step, logs in self._waiting
         ]

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -109,6 +110,11 @@ def _progress(spec: TrainerSpec, label: str) -> list[pl.Callback]:
     if not spec.progress:
         return []
     return [RichProgressBar(leave=True)] if sys.stdout.isatty() else [PlainProgress(label)]
+
+
+def progress_of(trainer: Any) -> tuple[int, int]:
+    """Epoch and batches processed in it; `completed` would lag, since it counts after a checkpoint is saved."""
+    return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.processed
 
 
 def reseed(seed: int, module: pl.LightningModule, batch_idx: int) -> None:

@@ -15,10 +15,10 @@ from ssl_sat.augment.views import Views
 from ssl_sat.data.loader import PatchLoader
 from ssl_sat.data.packed import Batch, Pack
 from ssl_sat.optim.spec import OptimSpec
-from ssl_sat.training.classifier import Classifier, set_trainable, train_mode
 from ssl_sat.training import engine
 from ssl_sat.training.callbacks import epoch_mean, read_history
-from ssl_sat.training.engine import reseed
+from ssl_sat.training.classifier import Classifier, set_trainable, train_mode
+from ssl_sat.training.engine import progress_of, reseed
 from ssl_sat.training.pretraining import scheduled
 from ssl_sat.training.spec import Phase
 
@@ -59,7 +59,7 @@ class FinetuneModule(pl.LightningModule):
         return self._loader(rows, train=False) if len(rows) else []
 
     def _progress(self) -> tuple[int, int]:
-        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        return progress_of(self.trainer)
 
     def on_train_start(self) -> None:
         """A run that resumes within an epoch is not told that the epoch starts."""
@@ -101,7 +101,8 @@ class FinetuneModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Sum over ranks and keep the means for the history."""
-        sums = self.all_gather(self._sums).reshape(-1, 3).sum(0)
+        gathered: Any = self.all_gather(self._sums)
+        sums = gathered.reshape(-1, 3).sum(0)
         if sums[2] > 0:
             self.validation_logs = {"val_loss": sums[0] / sums[2], "val_accuracy": sums[1] / sums[2]}
 

@@ -71,7 +71,10 @@ def save_model(out: Path, model: nn.Module, card: ModelCard) -> None:
 
 def save_head(out: Path, method: Any) -> None:
     """Write the projection head to `projection_head.safetensors`, for whoever continues the pretraining."""
-    save_file({k: t.detach().cpu().contiguous() for k, t in method.head.state_dict().items()}, out / "projection_head.safetensors")
+    save_file(
+        {k: t.detach().cpu().contiguous() for k, t in method.head.state_dict().items()},
+        out / "projection_head.safetensors",
+    )
 
 
 def load_card(folder: Path) -> ModelCard:
@@ -97,7 +100,9 @@ def load_classifier(folder: Path) -> tuple[Classifier, ModelCard]:
     """Load a fine-tuned classifier in eval mode, with its card."""
     card = load_card(folder)
     if card.classes is None:
-        raise UserError(f"{folder} holds an encoder without a classifier. Fine-tune it: python -m ssl_sat.finetune init={folder}")
+        raise UserError(
+            f"{folder} holds an encoder without a classifier. Fine-tune it: python -m ssl_sat.finetune init={folder}"
+        )
     model = build_classifier(card)
     _load(model, load_file(folder / "model.safetensors"), folder)
     return model.eval(), card

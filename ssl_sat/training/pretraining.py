@@ -20,7 +20,7 @@ from ssl_sat.report import figures
 from ssl_sat.report.curves import panels_of
 from ssl_sat.spec import ConfigError
 from ssl_sat.training.callbacks import epoch_mean, read_history
-from ssl_sat.training.engine import reseed
+from ssl_sat.training.engine import progress_of, reseed
 
 
 class PretrainModule(pl.LightningModule):
@@ -48,7 +48,7 @@ class PretrainModule(pl.LightningModule):
         )  # fmt: skip
 
     def _progress(self) -> tuple[int, int]:
-        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        return progress_of(self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: V views of N patches in one forward pass."""

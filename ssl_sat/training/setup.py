@@ -126,7 +126,9 @@ def seen_gsd_m(pack: Pack, image_size: int, framing: Literal["crop", "resize"]) 
 def _check_encoder(spec: Any, card: ModelCard) -> None:
     asked = getattr(spec, "encoder", None)
     if asked is not None and asked != ENCODERS.parse(card.encoder):
-        raise UserError(f"encoder={asked.name} conflicts with the starting artifact's {card.encoder['name']}; leave it out.")
+        raise UserError(
+            f"encoder={asked.name} conflicts with the starting artifact's {card.encoder['name']}; leave it out."
+        )
 
 
 def shared_bands(of_encoder: tuple[str, ...], present: tuple[str, ...]) -> tuple[str, ...]:
@@ -192,5 +194,7 @@ def memory_format(module: nn.Module, spec: TrainerSpec) -> None:
 
 def record_inputs(out: Path, card: ModelCard, packs: Mapping[str, Pack]) -> None:
     """Note initialisation and data digests for the provenance."""
-    data = {slot: {"source": p.manifest.source, "patches_sha256": p.manifest.patches_sha256} for slot, p in packs.items()}
+    data = {
+        slot: {"source": p.manifest.source, "patches_sha256": p.manifest.patches_sha256} for slot, p in packs.items()
+    }
     record_facts(out, initialisation=card.initialisation, data=data, gsd_m=card.gsd_m)

@@ -1,5 +1,6 @@
 """The user's literal chain on synthetic scenes: pretrain, then bare finetune, ood_eval, umap_report."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def test_each_command_takes_the_latest_says_so_and_records_it(home):
     chain = ["pretrain", "finetune", "ood_eval", "umap_report"]
     slots = {"finetune": "init", "ood_eval": "model", "umap_report": "features"}
-    for before, stage in zip(chain[:-1], chain[1:], strict=True):
+    for before, stage in itertools.pairwise(chain):
         source = home.latest(before)
         assert f"{before}: using latest" in home.said[stage]
         assert source.path.name in home.said[stage]
@@ -86,7 +87,11 @@ def test_scores_stand_for_every_patch_and_the_probe_beside(home):
 
 
 def test_figures_are_there_as_png_and_pdf(home):
-    for stage, stems in (("finetune", ["confusion", "curves"]), ("ood_eval", ["roc", "scores_msp"]), ("umap_report", ["umap"])):
+    for stage, stems in (
+        ("finetune", ["confusion", "curves"]),
+        ("ood_eval", ["roc", "scores_msp"]),
+        ("umap_report", ["umap"]),
+    ):
         for stem in stems:
             folder = home.latest(stage).path
             assert (folder / f"{stem}.png").read_bytes()[:4] == b"\x89PNG"

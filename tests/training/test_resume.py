@@ -11,9 +11,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-COMMON = ["trainer.threads=1", "trainer.checkpoint_every_n_steps=2", "trainer.log_every_n_steps=1", "trainer.tensorboard=false"]
-DATA = ["data=imagefolder", "data.size_px=null", "data.split=fractions", "data.val_fraction=0.2", "data.test_fraction=0.2"]
-PRETRAIN = [*DATA, "encoder=cnn", "augment=simclr_rgb", "epochs=3", "batch_size=4", "image_size=16", "optim.warmup_epochs=1"]
+COMMON = [
+    "trainer.threads=1",
+    "trainer.checkpoint_every_n_steps=2",
+    "trainer.log_every_n_steps=1",
+    "trainer.tensorboard=false",
+]
+DATA = [
+    "data=imagefolder",
+    "data.size_px=null",
+    "data.split=fractions",
+    "data.val_fraction=0.2",
+    "data.test_fraction=0.2",
+]
+PRETRAIN = [
+    *DATA,
+    "encoder=cnn",
+    "augment=simclr_rgb",
+    "epochs=3",
+    "batch_size=4",
+    "image_size=16",
+    "optim.warmup_epochs=1",
+]
 FINETUNE = [
     *DATA, "init=scratch", "encoder=cnn", "image_size=16", "batch_size=4", "phases=study", "phases.steps.head.epochs=2",
     "phases.steps.last_stage.epochs=1", "phases.steps.all.epochs=2",

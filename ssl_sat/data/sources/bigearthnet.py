@@ -200,7 +200,7 @@ class BigEarthNetV2(_BigEarthNet):
     Patches that the table does not name (snow, cloud, shadow) are left out by `official` and unlabelled otherwise.
     """
 
-    needs = "the folder of BigEarthNet v2.0 that holds BigEarthNet-S2/<tile>/<patch>/ (63 GB packed, Zenodo record 10891137)"
+    needs = "the folder of BigEarthNet v2.0 that holds BigEarthNet-S2/<tile>/<patch>/ (63 GB packed, Zenodo 10891137)"
     obtain = (
         "curl -L https://zenodo.org/records/10891137/files/BigEarthNet-S2.tar.zst | tar x --zstd && "
         "curl -LO https://zenodo.org/records/10891137/files/metadata.parquet"

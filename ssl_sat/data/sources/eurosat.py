@@ -36,6 +36,9 @@ def build_ms(spec: EurosatMsSpec) -> EurosatMs:
     return EurosatMs(spec)
 
 
+LISTS = "https://hf.co/datasets/torchgeo/eurosat/resolve/main"
+
+
 class _Published(FolderSource):
     """The published lists, shared by both forms of the data set."""
 
@@ -54,7 +57,7 @@ class _Published(FolderSource):
         raise MissingInput(
             f"{self.spec.name}: no {', '.join(names.values())} in {' or '.join(map(repr, map(str, folders)))}. "
             "Set data.splits_dir to their folder, or choose data.split=fractions.\n  get them: "
-            f"for s in {' '.join(names.values())}; do curl -LO https://hf.co/datasets/torchgeo/eurosat/resolve/main/$s; done"
+            f"for s in {' '.join(names.values())}; do curl -LO {LISTS}/$s; done"
         )
 
     def split_files(self) -> dict[str, Path]:
