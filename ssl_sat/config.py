@@ -132,21 +132,20 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 def compose(name: str, spec_class: type[Any], overrides: Iterable[str]) -> Any:
     """Return the validated spec of `<name>.yaml` with overrides, as the command line would."""
-    raw = compose_raw(name, check_overrides(name, spec_class, list(overrides)))
-    return spec_class.parse(raw)
+    return spec_class.parse(compose_raw(name, check_overrides(name, spec_class, list(overrides)), strict=True))
 
 
-def compose_raw(name: str, overrides: Iterable[str], own: Path | None = None) -> dict[str, Any]:
+def compose_raw(name: str, overrides: Iterable[str], own: Path | None = None, strict: bool = False) -> dict[str, Any]:
     """Compose with Hydra alone and return plain data; ConfigError with Hydra's own words if it refuses.
 
-    own: a folder of the user's YAML, searched after the shipped one.
+    own: a folder of the user's YAML, searched after the shipped one. strict: refuse values that are still `???`.
     """
     GlobalHydra.instance().clear()
     search = [f"hydra.searchpath=[{_quoted(f'file://{own}')}]"] if own else []
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = hydra.compose(name, [*overrides, *search])
-            return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+            return OmegaConf.to_container(config, resolve=True, throw_on_missing=strict)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(str(error)) from None
 
