@@ -34,12 +34,13 @@ class Draws:
     """Draws for the samples `rows_N` (int64, their identity) in one epoch and view; each `purpose` is a stream."""
 
     def __init__(self, seed: int, epoch: int, view: int | str, rows_N: Tensor) -> None:
-        self._seed, self._epoch, self._view, self._rows_N = seed, epoch, view, rows_N
+        self.rows_N = rows_N
+        self._seed, self._epoch, self._view = seed, epoch, view
 
     def bits(self, purpose: str, *shape: int) -> Tensor:
         """Return (N, *shape) int64 with 64 random bits each."""
         base = key(self._seed, "views", self._epoch, self._view, purpose)
-        hashed_N = _mix(self._rows_N * _GOLDEN + base)
+        hashed_N = _mix(self.rows_N * _GOLDEN + base)
         count = math.prod(shape)
         counter = torch.arange(1, count + 1, device=hashed_N.device) * _GOLDEN
         return _mix(hashed_N[:, None] + counter).view(-1, *shape)

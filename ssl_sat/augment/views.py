@@ -18,20 +18,22 @@ from torch import Tensor
 from ssl_sat import bands as band_names
 from ssl_sat.augment import display, radiometric
 from ssl_sat.augment import geometric as geo
+from ssl_sat.augment.cpu_kernel import separable_into
 from ssl_sat.augment.draws import Draws
 from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.precision import full_float32
 
-CPU_CHUNK = 16  # samples whose pixels stay in the cache between operations; the result does not depend on it
+CPU_CHUNK = 32  # samples whose pixels stay in the cache between operations; the result does not depend on it
 
 
 class _Part(NamedTuple):
-    """The wanted bands of one resolution group: where they stand in it and where they go."""
+    """The wanted bands of one resolution group: where they stand in it and which channels of the view they become."""
 
     group: int
     height: int
     width: int
-    take: list[int] | None
+    take: list[int]
+    place: list[int]
 
 
 class Views:
@@ -69,7 +71,7 @@ class Views:
         if not len(mean_C) == len(std_C) == len(self.bands):
             raise ValueError(f"{len(mean_C)} means and {len(std_C)} deviations for {len(self.bands)} bands")
         self.height, self.width = max((height, width) for _, height, width in layout)
-        self._parts, self._order = _plan(layout, self.bands)
+        self._parts = _plan(layout, self.bands)
         self._scale, self._offset = float(scale), float(offset)
         self._mean, self._std = torch.tensor(mean_C, dtype=torch.float32), torch.tensor(std_C, dtype=torch.float32)
         self._constants: dict[tuple[str, torch.device], Tensor] = {}
@@ -89,7 +91,9 @@ class Views:
                 shared = Draws(self.seed, epoch, "all", rows_N[part])
                 for view in range(self.num_views):
                     draws = Draws(self.seed, epoch, view, rows_N[part])
-                    out[view, part] = self._view(pixels, groups[0].dtype, draws, shared, rows_N[part])
+                    x = self._view(out[view, part], pixels, groups[0].dtype, draws, shared)
+                    if x.data_ptr() != out[view, part].data_ptr():
+                        out[view, part] = x
         return out
 
     @torch.no_grad()
@@ -101,8 +105,8 @@ class Views:
             mean_C, std_C = self._statistics(rows_N.device)
             for part in self._chunks(rows_N):
                 boxes = geo.center_boxes(rows_N[part], self.height, self.width, self.image_size, self.spec.eval)
-                y = self._resampled(self._pixels(groups, part), boxes, None)
-                out[part] = y.sub_(self._offset + self._scale * mean_C).div_(self._scale * std_C)
+                y = self._resampled(out[part], self._pixels(groups, part), boxes, None)
+                out[part] = (y - (self._offset + self._scale * mean_C)) / (self._scale * std_C)
         return out
 
     def _chunks(self, rows_N: Tensor) -> list[slice]:
@@ -121,39 +125,54 @@ class Views:
         return mean[:, None, None], std[:, None, None]
 
     def _pixels(self, groups: Sequence[Tensor], part: slice) -> list[Tensor]:
-        """The wanted bands of each group as float32 digital numbers."""
+        """The groups with wanted bands: as they are on a CPU, elsewhere the wanted bands in float32."""
+        if _sparse(groups[0].device):
+            return [groups[wanted.group][part] for wanted in self._parts]
         pixels = []
         for wanted in self._parts:
             x = groups[wanted.group][part]
-            if wanted.take is not None:
+            if wanted.take != list(range(x.shape[1])):
                 x = x.index_select(1, self._on(x.device, f"take {wanted.group}", wanted.take))
             pixels.append((x.view(torch.uint16) if x.dtype == torch.int16 else x).float())
         return pixels
 
-    def _resampled(self, pixels: list[Tensor], boxes: geo.Boxes, moves: _Moves | None) -> Tensor:
-        """Every group through its own pair of matrices; bands in the encoder's order, (N, C, S, S)."""
-        outputs = []
-        for wanted, x in zip(self._parts, pixels, strict=True):
-            shrink_y, shrink_x = wanted.height / self.height, wanted.width / self.width
-            rows = geo.resample_matrix(boxes.top * shrink_y, boxes.height * shrink_y, wanted.height, self.image_size)
-            columns = geo.resample_matrix(boxes.left * shrink_x, boxes.width * shrink_x, wanted.width, self.image_size)
-            if moves is not None:
-                rows, columns = geo.flip_rows(rows, moves.flip_y), geo.flip_rows(columns, moves.flip_x)
-                if moves.blur is not None:
-                    rows, columns = moves.blur @ rows, moves.blur @ columns
-            outputs.append(geo.separable(x, rows, columns))
-        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
-        if moves is not None and moves.transpose is not None:
-            y = torch.where(moves.transpose[:, None, None, None], y.transpose(2, 3), y)
-        return y if self._order is None else y.index_select(1, self._on(y.device, "order", self._order))
+    def _resampled(self, out_NCSS: Tensor, pixels: list[Tensor], boxes: geo.Boxes, moves: _Moves | None) -> Tensor:
+        """Every group through its own pair of matrices; bands in the encoder's order, (N, C, S, S).
 
-    def _view(self, pixels: list[Tensor], dtype: torch.dtype, draws: Draws, shared: Draws, rows_N: Tensor) -> Tensor:
+        On a CPU the result is written into `out_NCSS` itself: fresh memory for every view costs more than its blur.
+        """
+        matrices = [self._matrices(wanted, boxes, moves) for wanted in self._parts]
+        transpose = None if moves is None else moves.transpose
+        if _sparse(boxes.top.device):
+            for wanted, x, (rows, columns) in zip(self._parts, pixels, matrices, strict=True):
+                separable_into(out_NCSS, x, rows, columns, transpose, wanted.take, wanted.place)
+            return out_NCSS
+        y = torch.cat([geo.separable(x, *pair) for x, pair in zip(pixels, matrices, strict=True)], 1)
+        if transpose is not None:
+            y = torch.where(transpose[:, None, None, None], y.transpose(2, 3), y)
+        order = [k for wanted in self._parts for k in wanted.place]
+        if order == sorted(order):
+            return y
+        return y.index_select(1, self._on(y.device, "order", sorted(range(len(order)), key=order.__getitem__)))
+
+    def _matrices(self, wanted: _Part, boxes: geo.Boxes, moves: _Moves | None) -> tuple[Tensor, Tensor]:
+        """W_y and W_x of one group: the box's share of its grid, then mirrors, then blur."""
+        shrink_y, shrink_x = wanted.height / self.height, wanted.width / self.width
+        rows = geo.resample_matrix(boxes.top * shrink_y, boxes.height * shrink_y, wanted.height, self.image_size)
+        columns = geo.resample_matrix(boxes.left * shrink_x, boxes.width * shrink_x, wanted.width, self.image_size)
+        if moves is not None:
+            rows, columns = geo.flip_rows(rows, moves.flip_y), geo.flip_rows(columns, moves.flip_x)
+            if moves.blur is not None:
+                rows, columns = moves.blur @ rows, moves.blur @ columns
+        return rows, columns
+
+    def _view(self, out: Tensor, pixels: list[Tensor], dtype: torch.dtype, draws: Draws, shared: Draws) -> Tensor:
         boxes = (
             geo.random_boxes(draws, self.height, self.width, self.spec.crop_scale, self.spec.crop_ratio)
             if self.spec.crop_scale
-            else geo.center_boxes(rows_N, self.height, self.width, self.image_size, self.spec.eval)
+            else geo.center_boxes(draws.rows_N, self.height, self.width, self.image_size, self.spec.eval)
         )
-        y = self._resampled(pixels, boxes, _moves(self.spec, draws, shared, self.image_size))
+        y = self._resampled(out, pixels, boxes, _moves(self.spec, draws, shared, self.image_size))
         x = self._coloured(y, dtype, draws) if self.spec.rgb is not None else y
         unit = (self._scale, self._offset) if self.spec.rgb is None else (1.0, 0.0)
         return self._finished(x, unit, self._white(dtype), draws)
@@ -191,6 +210,11 @@ class Views:
         return radiometric.cut_out(x, draws, spec.cutout, spec.cutout_px) if spec.cutout else x
 
 
+def _sparse(device: torch.device) -> bool:
+    """Whether the kernel that visits only the taps is used instead of whole matrix products."""
+    return device.type == "cpu"
+
+
 class _Moves(NamedTuple):
     """What happens to a view's frame: mirrored axes, transposition, blur matrix; None where the recipe has none."""
 
@@ -213,18 +237,15 @@ def _moves(spec: AugmentSpec, draws: Draws, shared: Draws, image_size: int) -> _
     return _Moves(flip_y, flip_x, transpose, blur)
 
 
-def _plan(layout: Sequence[Any], bands: tuple[str, ...]) -> tuple[list[_Part], list[int] | None]:
-    """Which bands to take from which group, and the order that turns their concatenation into `bands`."""
+def _plan(layout: Sequence[Any], bands: tuple[str, ...]) -> list[_Part]:
+    """Which bands to take from which group, and which channels of the view they become."""
     present = [name for names, _, _ in layout for name in names]
     group_of = [at for at, (names, _, _) in enumerate(layout) for _ in names]
     inside = [at for names, _, _ in layout for at in range(len(names))]
     wanted = band_names.positions(bands, present)
-    parts, order = [], []
-    for group, (names, height, width) in enumerate(layout):
-        here = [k for k, position in enumerate(wanted) if group_of[position] == group]
-        if here:
-            take = [inside[wanted[k]] for k in here]
-            parts.append(_Part(group, height, width, None if take == list(range(len(names))) else take))
-            order += here
-    target = sorted(range(len(order)), key=order.__getitem__)
-    return parts, None if target == list(range(len(target))) else target
+    parts = []
+    for group, (_, height, width) in enumerate(layout):
+        place = [k for k, position in enumerate(wanted) if group_of[position] == group]
+        if place:
+            parts.append(_Part(group, height, width, [inside[wanted[k]] for k in place], place))
+    return parts

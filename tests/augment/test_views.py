@@ -8,6 +8,7 @@ import torchvision.transforms.v2.functional as tv
 import yaml
 
 from ssl_sat.augment import AUGMENTS
+from ssl_sat.augment import views as module
 from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.augment.views import Views
 from ssl_sat.bands import S2_L2A, S2_RGB
@@ -99,6 +100,16 @@ def test_crop_of_all_resolutions_equals_torchvision():
                 assert (x[k, at] - expected[0]).abs().max() < 1e-5
                 checked += factor > 1
     assert checked > 0
+
+
+@pytest.mark.parametrize("bands", [S2_L2A, ("B8A", "B02", "B01", "B04")], ids=["all", "some"])
+@pytest.mark.parametrize("name", MULTISPECTRAL)
+def test_the_matrix_products_of_other_devices_give_the_same_views(monkeypatch, name, bands):
+    groups, v = patches(6), views(recipe(name), bands)
+    sparse, center = v(groups, torch.arange(6), 1), v.center(groups)
+    monkeypatch.setattr(module, "_sparse", lambda device: False)
+    torch.testing.assert_close(v(groups, torch.arange(6), 1), sparse, rtol=0, atol=1e-5)
+    torch.testing.assert_close(v.center(groups), center, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MULTISPECTRAL)
