@@ -66,10 +66,10 @@ class FinetuneSpec(PackedData):
 
 def with_epochs(phases: Mapping[str, Any], epochs: int) -> dict[str, Any]:
     """Return the phases with the epochs of their only step replaced; ConfigError when there are several."""
-    steps = phases["steps"]
+    steps = phases.get("steps") or {}
     if len(steps) != 1:
         keys = ", ".join(f"phases.steps.{name}.epochs" for name in steps)
-        raise ConfigError(f"epochs={epochs}: phases={phases['name']} has {len(steps)} phases; set {keys}")
+        raise ConfigError(f"epochs={epochs}: phases={phases.get('name')} has {len(steps)} phases; set {keys}")
     return {**phases, "steps": {name: {**step, "epochs": epochs} for name, step in steps.items()}}
 
 
@@ -141,11 +141,31 @@ FINETUNE = Stage(
     distributed=True,
     headline=_headline,
     code=(
-        "ssl_sat.training.finetuning", "ssl_sat.training.setup", "ssl_sat.training.classifier", "ssl_sat.data.loader",
-        "ssl_sat.augment.views", "ssl_sat.augment.geometric", "ssl_sat.encoders.stem", "ssl_sat.methods.heads",
-        "ssl_sat.optim.schedule", "ssl_sat.evaluation.classification",
+        "ssl_sat.training.finetuning",
+        "ssl_sat.training.setup",
+        "ssl_sat.training.engine",
+        "ssl_sat.training.classifier",
+        "ssl_sat.data.loader",
+        "ssl_sat.data.packed",
+        "ssl_sat.augment.views",
+        "ssl_sat.augment.geometric",
+        "ssl_sat.augment.radiometric",
+        "ssl_sat.augment.display",
+        "ssl_sat.augment.draws",
+        "ssl_sat.augment.cpu_kernel",
+        "ssl_sat.methods.heads",
+        "ssl_sat.encoders.stem",
+        "ssl_sat.optim.build",
+        "ssl_sat.optim.schedule",
+        "ssl_sat.optim.param_groups",
+        "ssl_sat.optim.lars",
+        "ssl_sat.evaluation.finetuned",
+        "ssl_sat.evaluation.classification",
+        "ssl_sat.evaluation.calibration",
+        "ssl_sat.precision",
+        "ssl_sat.seeding",
     ),
-)  # fmt: skip
+)
 
 
 if __name__ == "__main__":

@@ -96,10 +96,20 @@ OOD_EVAL = Stage(
     _science,
     headline=_headline,
     code=(
-        "ssl_sat.evaluation.ood", "ssl_sat.evaluation.predict", "ssl_sat.ood.mc_dropout", "ssl_sat.ood.keyed_dropout",
-        "ssl_sat.ood.metrics", "ssl_sat.ood.shortcut_probe",
+        "ssl_sat.evaluation.ood",
+        "ssl_sat.evaluation.packs",
+        "ssl_sat.evaluation.predict",
+        "ssl_sat.augment.views",
+        "ssl_sat.augment.geometric",
+        "ssl_sat.ood.mc_dropout",
+        "ssl_sat.ood.keyed_dropout",
+        "ssl_sat.ood.metrics",
+        "ssl_sat.ood.gaussian",
+        "ssl_sat.ood.shortcut_probe",
+        "ssl_sat.data.packed",
+        "ssl_sat.precision",
     ),
-)  # fmt: skip
+)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pydantic import SerializeAsAny
 from ssl_sat.artifact import Ref, outputs_of
 from ssl_sat.data import SOURCES
 from ssl_sat.data.spec import DataSpec
-from ssl_sat.spec import MissingInput, runtime
+from ssl_sat.spec import ConfigError, MissingInput, runtime
 from ssl_sat.stage import Inputs, Lookup, Metrics, Stage, StageSpec, execute
 
 
@@ -97,7 +97,10 @@ def pack_of(spec: Any, lookup: Lookup, data: DataSpec, path: str | None, field: 
 
 
 def _packs(config: Mapping[str, Any], data: DataSpec) -> bool:
-    return config["name"] == data.name and SOURCES.parse(config).science() == data.science()
+    try:
+        return config["name"] == data.name and SOURCES.parse(config).science() == data.science()
+    except ConfigError:  # written by another version, whose spec had other fields
+        return False
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
@@ -37,7 +37,7 @@ class PretrainSpec(PackedData):
     optim: OptimSpec
     trainer: TrainerSpec = TrainerSpec()
     init: str = "scratch"
-    stem: str = "by_name"
+    stem: Literal["by_name", "by_wavelength", "mean", "random"] = "by_name"
     bands: tuple[str, ...] | None = None
     split: str = "train"
     epochs: int = Field(ge=1)
@@ -115,10 +115,30 @@ PRETRAIN = Stage(
     distributed=True,
     headline=_headline,
     code=(
-        "ssl_sat.training.pretraining", "ssl_sat.training.setup", "ssl_sat.data.loader", "ssl_sat.augment.views",
-        "ssl_sat.augment.geometric", "ssl_sat.augment.radiometric", "ssl_sat.losses.nt_xent", "ssl_sat.optim.schedule",
+        "ssl_sat.training.pretraining",
+        "ssl_sat.training.setup",
+        "ssl_sat.training.engine",
+        "ssl_sat.data.loader",
+        "ssl_sat.data.packed",
+        "ssl_sat.augment.views",
+        "ssl_sat.augment.geometric",
+        "ssl_sat.augment.radiometric",
+        "ssl_sat.augment.display",
+        "ssl_sat.augment.draws",
+        "ssl_sat.augment.cpu_kernel",
+        "ssl_sat.losses.nt_xent",
+        "ssl_sat.losses.gather",
+        "ssl_sat.losses.collapse",
+        "ssl_sat.methods.heads",
+        "ssl_sat.encoders.stem",
+        "ssl_sat.optim.build",
+        "ssl_sat.optim.schedule",
+        "ssl_sat.optim.param_groups",
+        "ssl_sat.optim.lars",
+        "ssl_sat.precision",
+        "ssl_sat.seeding",
     ),
-)  # fmt: skip
+)
 
 
 if __name__ == "__main__":

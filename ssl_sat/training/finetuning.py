@@ -108,8 +108,8 @@ class FinetuneModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """A fresh optimiser over what trains in this phase, with its own warm-up and cosine."""
-        total = int(self.trainer.estimated_stepping_batches)
-        per_epoch = max(1, total // self.phase.epochs)
+        per_epoch = len(self.train_dataloader())
+        total = per_epoch * self.phase.epochs
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         spec = self.optim_spec.model_copy(update={"lr": self.phase.lr})
         return scheduled(spec, named, self.batch_size, total, per_epoch)

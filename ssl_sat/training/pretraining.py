@@ -61,13 +61,17 @@ class PretrainModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimiser with warm-up and cosine to zero, per step."""
-        total = int(self.trainer.estimated_stepping_batches)
-        per_epoch = max(1, total // int(self.trainer.max_epochs or 1))
+        per_epoch = len(self.train_dataloader())
+        total = per_epoch * int(self.trainer.max_epochs or 1)
         return scheduled(self.optim_spec, self.method.named_parameters(), self.batch_size, total, per_epoch)
 
 
 def scheduled(spec: OptimSpec, named: Any, batch_size: int, total: int, per_epoch: int) -> dict[str, Any]:
-    """Return Lightning's optimiser dictionary: peak rate scaled by the global batch, warm-up, cosine to zero."""
+    """Return Lightning's optimiser dictionary: peak rate scaled by the global batch, warm-up, cosine to zero.
+
+    `total` steps are counted by the caller: asking `trainer.estimated_stepping_batches` while optimisers are made sets
+    up the loader before a checkpoint is restored, and its position is then lost (Lightning 2.6).
+    """
     optimizer = build_optimizer(spec, named, batch_size)
     warmup = round(spec.warmup_epochs * per_epoch)
     if warmup >= total:
