@@ -58,7 +58,7 @@ def graph_path(spec: ExperimentSpec) -> Path:
 
 def run(spec: ExperimentSpec) -> None:
     """Plan, show, run, report. SystemExit with status 1 when a node failed, 130 when interrupted."""
-    from ssl_sat.graph.plan import make_plan
+    from ssl_sat.graph.planner import make_plan
 
     def plan_again() -> Plan:
         return make_plan(graph_path(spec), spec.outputs, spec.only)

@@ -12,6 +12,7 @@ from typing import Any
 from ssl_sat.graph.plan import Node, Plan
 
 _SEED = "seed"
+_NOT_AVERAGED = ("_low", "_high", "_se", "_p")  # ends and tests of one seed's own interval
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def over_seeds(items: Sequence[Finished], metrics: Sequence[str] = ()) -> list[S
             groups.setdefault(group_of(item.node), []).append(item)
     spreads = []
     for group, members in groups.items():
-        shared = [name for name in members[0].metrics if all(_is_number(m.metrics.get(name)) for m in members)]
+        first = [name for name in members[0].metrics if not name.endswith(_NOT_AVERAGED)]
+        shared = [name for name in first if all(_is_number(m.metrics.get(name)) for m in members)]
         for name in [name for name in (metrics or shared) if name in shared]:
             spreads.append(_spread(group, name, members))
     return spreads

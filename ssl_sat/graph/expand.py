@@ -128,7 +128,7 @@ def _fill(asking: str, text: str, variables: Labels) -> str:
 def _instance_id(name: str, node: NodeSpec, variables: Labels) -> str:
     parts = []
     for variable, text in variables.items():
-        label = re.sub(r"[^A-Za-z0-9._]", "_", text)
+        label = re.sub(r"[^A-Za-z0-9._-]", "_", text)
         named = label[:1].isalpha() and label not in ("true", "false", "null")
         parts.append(label if named else f"{variable.rpartition('.')[2]}{label}")
     return "-".join([name, *parts])

@@ -25,7 +25,7 @@ _CODE = ("ssl_sat.graph.report", "ssl_sat.graph.collect", "ssl_sat.report.html")
 
 
 def write_report(plan: Plan) -> Path:
-    """Write `outputs/reports/<name>/report.html` and metrics.json unless they are of this very state; return the page."""
+    """Write `outputs/reports/<name>/report.html` and metrics.json unless they are of this state; return the page."""
     folder = Path(plan.outputs) / "reports" / plan.name
     page, digest = folder / "report.html", _digest(plan)
     made_of = plan.folder / "report.json"

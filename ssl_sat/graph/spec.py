@@ -42,7 +42,7 @@ class Variant(Spec):
     """One choice of a `foreach` that changes more than one value."""
 
     overrides: tuple[str, ...] = ()
-    needs: dict[str, str] = {}
+    needs: dict[str, str] = Field(default_factory=dict)
 
     _are_texts = field_validator("overrides", mode="before")(_texts)
 
@@ -57,8 +57,8 @@ class NodeSpec(Spec):
 
     stage: str
     overrides: tuple[str, ...] = ()
-    needs: dict[str, str] = {}
-    foreach: dict[str, list[Scalar] | dict[str, Variant]] = {}
+    needs: dict[str, str] = Field(default_factory=dict)
+    foreach: dict[str, list[Scalar] | dict[str, Variant]] = Field(default_factory=dict)
 
     _are_texts = field_validator("overrides", mode="before")(_texts)
 
@@ -87,9 +87,8 @@ def read_graph(path: Path) -> GraphSpec:
     try:
         values = yaml.load(path.read_text(), Loader=_Strict)
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{path} is not YAML: {error}. Overrides with brackets or braces need quotes in a list []."
-        ) from None
+        hint = "Within [ ] an override that holds brackets or braces needs quotes."
+        raise ConfigError(f"{path} is not YAML: {error}\n{hint}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a mapping with name, question and nodes is needed")
     nodes = values.get("nodes")

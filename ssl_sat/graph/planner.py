@@ -1,0 +1,109 @@
+"""From a graph.yaml to a plan: values are composed, fingerprints computed, nothing is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssl_sat import provenance
+from ssl_sat.artifact import Ref
+from ssl_sat.graph.compose import Composer
+from ssl_sat.graph.expand import Instance, expand
+from ssl_sat.graph.plan import Node, Plan, finished_fingerprint
+from ssl_sat.graph.spec import GraphSpec, read_graph
+from ssl_sat.graph.stages import stage_named
+from ssl_sat.spec import ConfigError, UserError, suggest
+from ssl_sat.stage import Lookup, Stage, StageSpec, partial_of
+from ssl_sat.stage import plan as plan_stage
+
+
+def make_plan(path: Path, outputs: str = "outputs", only: Sequence[str] = ()) -> Plan:
+    """Plan the graph.yaml at `path`; `only` keeps the named nodes and what they need."""
+    graph = read_graph(path)
+    planner = _Planner(graph, outputs)
+    nodes = [planner.node(instance) for instance in _only(expand(graph), only)]
+    return Plan(graph.name, graph.question, outputs, str(Path.cwd()), nodes, graph.demo)
+
+
+def _only(instances: list[Instance], only: Sequence[str]) -> list[Instance]:
+    if not only:
+        return instances
+    names = {name for instance in instances for name in (instance.id, instance.node)}
+    for wanted in only:
+        if wanted not in names:
+            shown = ", ".join(instance.id for instance in instances)
+            raise ConfigError(f"only={wanted}: no such node (there are: {shown}){suggest(wanted, names)}")
+    kept: set[str] = set()
+    for instance in reversed(instances):  # needed nodes stand before those that need them
+        if instance.id in kept or {instance.id, instance.node} & {*only}:
+            kept |= {instance.id, *instance.needs.values()}
+    return [instance for instance in instances if instance.id in kept]
+
+
+class _Lookup(Lookup):
+    """Inputs of planned nodes: everything is named, and nothing is made while planning."""
+
+    def artifact(self, stage: str, value: str) -> Ref:
+        if value == "latest":
+            raise ConfigError(
+                f"takes the latest {stage}, which would change from run to run; name a node under `needs`"
+            )
+        return super().artifact(stage, value)
+
+
+class _Planner:
+    def __init__(self, graph: GraphSpec, outputs: str) -> None:
+        self.graph, self.outputs = graph, outputs
+        self.composer = Composer()
+        self.refs: dict[Path, Ref] = {}
+        self.paths: dict[str, str] = {}
+        self.lookup = _Lookup(Path(outputs), self.refs)
+        self.digests: dict[str, str] = {}
+
+    def node(self, instance: Instance) -> Node:
+        """Plan one instance; those it needs have been planned before."""
+        try:
+            stage = stage_named(instance.stage)
+            paths = {key: self.paths[need] for key, need in instance.needs.items()}
+            values = {**self.composer.values(stage, instance.overrides, paths), "outputs": self.outputs}
+            spec = stage.spec.parse(values)
+            _refuse_implicit_packs(stage, spec)
+            ref = plan_stage(stage, spec, self.lookup)
+        except UserError as error:
+            raise type(error)(f"node '{instance.id}': {error}") from None
+        self.refs[ref.path] = ref
+        self.paths[instance.id] = str(ref.path)
+        state, stale = self._state(stage, spec, ref)
+        return Node(
+            instance.id, instance.node, instance.stage, dict(instance.variables), list(instance.overrides),
+            dict(instance.needs), str(ref.path), ref.fingerprint, dict(ref.inputs or {}), ref.synthetic, state,
+            dict(ref.config), stale,
+        )  # fmt: skip
+
+    def _state(self, stage: Stage, spec: StageSpec, ref: Ref) -> tuple[str, list[str]]:
+        """done, partial or to do; and, of a finished one, the modules whose code has changed since."""
+        if finished_fingerprint(ref.path) != ref.fingerprint:
+            return ("partial" if partial_of(ref.path).is_dir() else "to do"), []
+        recorded = json.loads((ref.path / "artifact.json").read_text())["code"]
+        stale = sorted(module for module, digest in recorded.items() if self._digest(module) != digest)
+        if stale and spec.stale == "error":
+            raise UserError(
+                f"{ref.path} was made by other code of {', '.join(stale)}; choose stale=rerun or stale=warn"
+            )
+        return ("to do" if stale and spec.stale == "rerun" else "done"), stale
+
+    def _digest(self, module: str) -> str:
+        if module not in self.digests:
+            try:
+                self.digests.update(provenance.code_digests([module]))
+            except ModuleNotFoundError:
+                self.digests[module] = "gone"
+        return self.digests[module]
+
+
+def _refuse_implicit_packs(stage: Stage, spec: StageSpec) -> None:
+    """A stage started by hand packs its data by itself; in a graph the pack is a node, or the work would be hidden."""
+    for key in ("pack", "ood_pack"):
+        if key in type(spec).model_fields and getattr(spec, key) is None:
+            raise ConfigError(f"{stage.name} needs its data packed by a node: add `needs: {{{key}: <a pack node>}}`")

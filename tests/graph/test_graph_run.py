@@ -1,0 +1,196 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from ssl_sat.artifact import Artifact
+
+ROOT = Path(__file__).resolve().parents[2]
+ALL = ["SourceSpec-7-0", "SumSpec-1-0", "SumSpec-1-1", "SumSpec-3-0", "SumSpec-3-0"]
+SMALL = """
+name: sums
+question: How far does it come?
+nodes:
+  source: {stage: fake_source}
+  sum: {stage: fake_sum, needs: {left: source}, foreach: {value: [3, 4]}}
+  end: {stage: fake_sum, overrides: [value=5], needs: {right: sum-value3}}
+"""
+
+
+def test_a_graph_runs_once_and_then_says_so(lab):
+    status, output = lab.run("dry=true")
+    assert status == 0, output
+    assert lab.runs == [] and not (lab.folder / "outputs").exists()
+
+    status, output = lab.run()
+    assert status == 0, output
+    assert sorted(lab.runs) == ALL and lab.runs[0] == ALL[0]
+    assert "5 nodes: 5 made now" in output and "SumSpec-1-1 makes 8" in output
+    assert output.splitlines()[-1] == "report: outputs/reports/sums/report.html"
+    assert not re.search("snakemake|rule |job", output, re.IGNORECASE), output  # its words are not the user's
+    threads = {line.split()[1] for line in (lab.folder / "runs.txt").read_text().splitlines()}
+    assert threads == {"own"}  # Snakemake's thread counts would change the numbers
+    log = (lab.folder / "outputs/.graph/sums/logs/middle-seed1.log").read_text()
+    assert "SumSpec-1-1 makes 8" in log
+
+    status, output = lab.run()
+    assert status == 0 and sorted(lab.runs) == ALL
+    assert "everything is already done (5 nodes)" in output
+    assert output.splitlines()[-1] == "report: outputs/reports/sums/report.html"
+
+    shutil.rmtree(Artifact.open(next(lab.folder.glob("outputs/fake_sum/v1-s1-*"))).path)  # its marker is left behind
+    status, output = lab.run()
+    assert status == 0 and sorted(lab.runs) == sorted([*ALL, "SumSpec-1-1"]), output
+
+
+def test_when_all_is_done_nothing_heavy_is_imported(lab):
+    assert lab.run("only=source")[0] == 0
+    code = (
+        "import sys; sys.argv = ['x', 'graph=./mine.yaml', 'only=source'];"
+        "from ssl_sat.experiment import main; main();"
+        "print([m for m in ('torch', 'snakemake', 'matplotlib', 'numpy') if m in sys.modules])"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(lab.package), str(ROOT)])}
+    found = subprocess.run([sys.executable, "-c", code], cwd=lab.folder, env=env, capture_output=True, text=True)
+    assert found.stdout.splitlines()[-1] == "[]", found.stdout + found.stderr
+    assert "everything is already done" in found.stdout
+
+
+def test_a_failure_stops_only_what_hangs_on_it(lab):
+    lab.write(SMALL)
+    (lab.folder / "fail-SumSpec-3-0").touch()
+    status, output = lab.run()
+    assert status == 1
+    assert sorted(lab.runs) == ["SourceSpec-1-0", "SumSpec-3-0", "SumSpec-4-0"]
+    assert "4 nodes: 2 made now, 1 failed, 1 not run" in output
+    assert "failed: sum-value3: SumSpec-3-0 was told to fail" in output
+    assert "| error: SumSpec-3-0 was told to fail" in output
+    assert "not run: end needs sum-value3" in output
+    assert "Unfinished: 2 of 4 nodes" in (lab.folder / "outputs/reports/sums/report.html").read_text()
+
+    (lab.folder / "fail-SumSpec-3-0").unlink()
+    (lab.folder / "crash-SumSpec-5-0").touch()
+    status, output = lab.run()
+    assert status == 1 and "failed: end: ZeroDivisionError: one by nought" in output
+    assert "4 nodes: 2 done before, 1 made now, 1 failed" in output
+
+    (lab.folder / "crash-SumSpec-5-0").unlink()
+    assert lab.run()[0] == 0
+    assert sorted(lab.runs) == sorted(["SourceSpec-1-0", *["SumSpec-3-0"] * 2, "SumSpec-4-0", *["SumSpec-5-0"] * 2])
+
+
+def node_process(lab, node):
+    state = lab.folder / f"outputs/.graph/sums/state/{node}.json"
+    return psutil.Process(json.loads(state.read_text())["pid"])
+
+
+def test_a_killed_node_is_a_failure_and_the_same_command_finishes(lab):
+    lab.write(SMALL)
+    hold = lab.folder / "hold-SumSpec-3-0"
+    hold.touch()
+    head = lab.start()
+    lab.wait_for("SumSpec-3-0")
+    node_process(lab, "sum-value3").kill()
+    output, _ = head.communicate(timeout=60)
+    assert head.returncode == 1 and "failed: sum-value3: ended without a word" in output
+    hold.unlink()
+    status, output = lab.run()
+    assert status == 0, output
+    assert sorted(lab.runs) == ["SourceSpec-1-0", *["SumSpec-3-0"] * 2, "SumSpec-4-0", "SumSpec-5-0"]
+
+
+def test_a_killed_command_is_waited_for_and_nothing_runs_twice(lab):
+    lab.write(SMALL)
+    hold = lab.folder / "hold-SumSpec-3-0"
+    hold.touch()
+    head = lab.start()
+    lab.wait_for("SumSpec-3-0")
+    head.kill()
+    head.wait()  # its running node lives on
+    second = lab.start()
+    for line in second.stdout:
+        if "another run of this experiment is under way" in line:
+            break
+    hold.unlink()
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 0, output
+    assert sorted(lab.runs) == ["SourceSpec-1-0", "SumSpec-3-0", "SumSpec-4-0", "SumSpec-5-0"]
+
+
+def test_everything_killed_at_once(lab):
+    lab.write(SMALL)
+    hold = lab.folder / "hold-SumSpec-3-0"
+    hold.touch()
+    head = lab.start()
+    lab.wait_for("SumSpec-3-0")
+    for process in [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]:
+        process.kill()
+    head.wait()
+    hold.unlink()
+    status, output = lab.run()
+    assert status == 0, output
+    assert output.count("partial") == 1  # the plan shows the node that was in the making
+    assert sorted(lab.runs) == ["SourceSpec-1-0", *["SumSpec-3-0"] * 2, "SumSpec-4-0", "SumSpec-5-0"]
+
+
+def test_an_interrupt_ends_everything_cleanly(lab):
+    lab.write(SMALL)
+    (lab.folder / "hold-SumSpec-3-0").touch()
+    head = lab.start()
+    lab.wait_for("SumSpec-3-0")
+    node = node_process(lab, "sum-value3")
+    head.send_signal(signal.SIGINT)
+    output, _ = head.communicate(timeout=60)
+    assert head.returncode == 130
+    assert output.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert "Traceback" not in output
+    end = time.monotonic() + 20
+    while node.is_running() and node.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_mistake_ends_with_one_message(lab):
+    status, output = lab.run("only=midle")
+    assert (status, output) == (2, output) and output.startswith("error: only=midle") and "Traceback" not in output
+    status, output = lab.run("job=2")
+    assert status == 2 and "unknown key 'job'; did you mean 'jobs'?" in output
+    status, output = lab.run("name=demo")
+    assert status == 2 and "give either name=" in output
+
+
+def test_jobs_run_side_by_side_and_share_the_cores(lab):
+    for name in ("SumSpec-1-0", "SumSpec-1-1"):
+        (lab.folder / f"hold-{name}").touch()
+    head = lab.start("jobs=2", "only=middle")
+    lab.wait_for("SumSpec-1-0")
+    lab.wait_for("SumSpec-1-1")
+    for path in lab.folder.glob("hold-*"):
+        path.unlink()
+    output, _ = head.communicate(timeout=60)
+    assert head.returncode == 0, output
+    assert "own" not in (lab.folder / "runs.txt").read_text()
+
+
+def test_changed_code_is_named_and_rerun_on_request(own_lab):
+    own_lab.write("name: sums\nquestion: '?'\nnodes:\n  source: {stage: fake_source, overrides: [stale=warn]}\n")
+    assert own_lab.run()[0] == 0
+    numbers = own_lab.package / "fake_numbers.py"
+    numbers.write_text('"""A docstring changes nothing."""\n' + numbers.read_text())
+    assert "stale" not in own_lab.run()[1].replace("stale=", "")
+    numbers.write_text("def add(values):\n    return sum(values) + 1\n")
+    status, output = own_lab.run()
+    assert status == 0 and "stale: the code of fake_numbers has changed since it made source" in output
+    assert own_lab.runs == ["SourceSpec-1-0"]
+    own_lab.write(own_lab.graph.read_text().replace("stale=warn", "stale=error"))
+    assert own_lab.run()[0] == 2
+    own_lab.write(own_lab.graph.read_text().replace("stale=error", "stale=rerun"))
+    status, output = own_lab.run()
+    assert status == 0 and own_lab.runs == ["SourceSpec-1-0"] * 2, output
