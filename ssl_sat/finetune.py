@@ -16,22 +16,17 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
+from ssl_sat import augment, optim, training
 from ssl_sat.artifact import Ref
 from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.encoders import ENCODERS
+from ssl_sat.methods.spec import HeadSpec
 from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.pack import PackedData, pack_of
 from ssl_sat.pretrain import encoder_label, science
 from ssl_sat.spec import ConfigError, Spec
 from ssl_sat.stage import Inputs, Lookup, Metrics, Stage
-from ssl_sat.training.spec import PhasesSpec, TrainerSpec
-
-
-class HeadSpec(Spec):
-    """Classification head: the study's d-512-256-K with ReLU and dropout, or one linear layer."""
-
-    kind: Literal["mlp", "linear"] = "mlp"
-    dropout: float = Field(0.1, ge=0, lt=1)
+from ssl_sat.training.spec import PhasesSpec, TrainerSpec, with_epochs
 
 
 class FinetuneSpec(PackedData):
@@ -62,15 +57,6 @@ class FinetuneSpec(PackedData):
         if epochs is not None:
             values["phases"] = with_epochs(values["phases"], epochs)
         return values
-
-
-def with_epochs(phases: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-    """Return the phases with the epochs of their only step replaced; ConfigError when there are several."""
-    steps = phases.get("steps") or {}
-    if len(steps) != 1:
-        keys = ", ".join(f"phases.steps.{name}.epochs" for name in steps)
-        raise ConfigError(f"epochs={epochs}: phases={phases.get('name')} has {len(steps)} phases; set {keys}")
-    return {**phases, "steps": {name: {**step, "epochs": epochs} for name, step in steps.items()}}
 
 
 def run(spec: FinetuneSpec, inputs: Inputs, out: Path) -> Metrics:
@@ -142,28 +128,11 @@ FINETUNE = Stage(
     headline=_headline,
     code=(
         "ssl_sat.training.finetuning",
-        "ssl_sat.training.setup",
-        "ssl_sat.training.engine",
         "ssl_sat.training.classifier",
-        "ssl_sat.data.loader",
-        "ssl_sat.data.packed",
-        "ssl_sat.augment.views",
-        "ssl_sat.augment.geometric",
-        "ssl_sat.augment.radiometric",
-        "ssl_sat.augment.display",
-        "ssl_sat.augment.draws",
-        "ssl_sat.augment.cpu_kernel",
-        "ssl_sat.methods.heads",
-        "ssl_sat.encoders.stem",
-        "ssl_sat.optim.build",
-        "ssl_sat.optim.schedule",
-        "ssl_sat.optim.param_groups",
-        "ssl_sat.optim.lars",
-        "ssl_sat.evaluation.finetuned",
         "ssl_sat.evaluation.classification",
-        "ssl_sat.evaluation.calibration",
-        "ssl_sat.precision",
-        "ssl_sat.seeding",
+        *training.CODE,
+        *augment.CODE,
+        *optim.CODE,
     ),
 )
 

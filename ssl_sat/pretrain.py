@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
+from ssl_sat import augment, losses, optim, training
 from ssl_sat.artifact import Ref
 from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.encoders import ENCODERS
@@ -114,30 +115,7 @@ PRETRAIN = Stage(
     science,
     distributed=True,
     headline=_headline,
-    code=(
-        "ssl_sat.training.pretraining",
-        "ssl_sat.training.setup",
-        "ssl_sat.training.engine",
-        "ssl_sat.data.loader",
-        "ssl_sat.data.packed",
-        "ssl_sat.augment.views",
-        "ssl_sat.augment.geometric",
-        "ssl_sat.augment.radiometric",
-        "ssl_sat.augment.display",
-        "ssl_sat.augment.draws",
-        "ssl_sat.augment.cpu_kernel",
-        "ssl_sat.losses.nt_xent",
-        "ssl_sat.losses.gather",
-        "ssl_sat.losses.collapse",
-        "ssl_sat.methods.heads",
-        "ssl_sat.encoders.stem",
-        "ssl_sat.optim.build",
-        "ssl_sat.optim.schedule",
-        "ssl_sat.optim.param_groups",
-        "ssl_sat.optim.lars",
-        "ssl_sat.precision",
-        "ssl_sat.seeding",
-    ),
+    code=("ssl_sat.training.pretraining", *training.CODE, *augment.CODE, *losses.CODE, *optim.CODE),
 )
 
 

@@ -9,3 +9,8 @@ from ssl_sat.registry import Registry
 AUGMENTS = Registry("augment")
 for _name in ("none", "eo_light", "simclr_ms", "simclr_rgb", "study"):
     AUGMENTS.add(_name, "ssl_sat.augment.views:Views", AugmentSpec, version=1)
+
+CODE = (  # the modules that decide what a view is
+    *(f"ssl_sat.augment.{name}" for name in ("views", "geometric", "radiometric", "display", "draws", "cpu_kernel")),
+    "ssl_sat.precision",
+)

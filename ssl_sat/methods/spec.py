@@ -22,3 +22,10 @@ class SimCLRSpec(Spec):
     head_hidden: int | None = Field(None, gt=0)
     head_out: int = Field(128, gt=0)
     head_batch_norm: bool = True
+
+
+class HeadSpec(Spec):
+    """Classification head: the study's d-512-256-K with ReLU and dropout, or one linear layer."""
+
+    kind: Literal["mlp", "linear"] = "mlp"
+    dropout: float = Field(0.1, ge=0, lt=1)

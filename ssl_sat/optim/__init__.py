@@ -18,3 +18,6 @@ for _name in ("adamw", "adam", "sgd", "lars"):
 def build_optimizer(spec: OptimSpec, params: Any, global_batch: int) -> Optimizer:
     """See `ssl_sat.optim.build.build_optimizer`."""
     return OPTIMIZERS.build(spec, params=params, global_batch=global_batch)
+
+
+CODE = tuple(f"ssl_sat.optim.{name}" for name in ("build", "schedule", "param_groups", "lars"))

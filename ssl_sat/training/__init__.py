@@ -1,0 +1,9 @@
+"""Training: Lightning modules, the Trainer's set-up, checkpoints, weights with their card."""
+
+CODE = (
+    *(f"ssl_sat.training.{name}" for name in ("setup", "engine")),
+    *(f"ssl_sat.data.{name}" for name in ("loader", "packed")),
+    "ssl_sat.encoders.stem",
+    "ssl_sat.methods.heads",
+    "ssl_sat.seeding",
+)  # what every training stage rests on, beside views and optimisers

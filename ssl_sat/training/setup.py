@@ -57,7 +57,6 @@ def starting_encoder(spec: Any, pack: Pack, inputs: Mapping[str, Artifact]) -> t
     if "init" not in inputs:
         return _new_encoder(spec, pack)
     encoder, card = load_encoder(inputs["init"].path)
-    _check_encoder(spec, card)
     wanted = spec.bands or shared_bands(card.bands, pack.bands)
     image_size = getattr(spec, "image_size", None) or card.image_size
     normalisation = card.normalisation if _same_pixels(card, pack, wanted) else normalisation_of(pack, wanted)
@@ -121,14 +120,6 @@ def seen_gsd_m(pack: Pack, image_size: int, framing: Literal["crop", "resize"]) 
         return None
     height, width = max((group.height, group.width) for group in pack.groups)
     return gsd_out(pack.manifest.gsd_m, height, width, image_size, framing)
-
-
-def _check_encoder(spec: Any, card: ModelCard) -> None:
-    asked = getattr(spec, "encoder", None)
-    if asked is not None and asked != ENCODERS.parse(card.encoder):
-        raise UserError(
-            f"encoder={asked.name} conflicts with the starting artifact's {card.encoder['name']}; leave it out."
-        )
 
 
 def shared_bands(of_encoder: tuple[str, ...], present: tuple[str, ...]) -> tuple[str, ...]:

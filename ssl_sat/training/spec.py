@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from ssl_sat.spec import Spec, runtime
+from ssl_sat.spec import ConfigError, Spec, runtime
 
 
 class TrainerSpec(Spec):
@@ -54,3 +55,12 @@ class PhasesSpec(Spec):
     def science(self) -> dict[str, Any]:
         """The phases as a list, because their order decides the result."""
         return {"steps": [phase.science() for phase in self.steps.values()]}
+
+
+def with_epochs(phases: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """Return the phases with the epochs of their only step replaced; ConfigError when there are several."""
+    steps = phases.get("steps") or {}
+    if len(steps) != 1:
+        keys = ", ".join(f"phases.steps.{name}.epochs" for name in steps)
+        raise ConfigError(f"epochs={epochs}: phases={phases.get('name')} has {len(steps)} phases; set {keys}")
+    return {**phases, "steps": {name: {**step, "epochs": epochs} for name, step in steps.items()}}

@@ -73,6 +73,17 @@ def test_twelve_bands_travel_from_data_to_report(home):
     assert home.latest("finetune").metrics["initialisation"] == "simclr on scenes, 1 epochs, from scratch"
 
 
+def test_history_holds_every_step_and_every_validation_at_its_epoch(home):
+    artifact = home.latest("finetune")
+    rows = [json.loads(line) for line in (artifact.path / "history.jsonl").read_text().splitlines()]
+    validations = [row for row in rows if "val_accuracy" in row]
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert [row["epoch"] for row in validations] == [0, 1]
+    assert steps == list(range(1, 2 * (artifact.metrics["train_patches"] // 16) + 1))
+    assert validations[-1]["val_accuracy"] == pytest.approx(artifact.metrics["val_accuracy"], abs=1e-6)
+    assert validations[-1]["val_loss"] == pytest.approx(artifact.metrics["val_nll"], rel=1e-4)
+
+
 def test_scores_stand_for_every_patch_and_the_probe_beside(home):
     table = pq.read_table(home.latest("ood_eval").path / "scores.parquet").to_pydict()
     metrics = home.latest("ood_eval").metrics
