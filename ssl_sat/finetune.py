@@ -23,7 +23,7 @@ from ssl_sat.encoders import ENCODERS
 from ssl_sat.methods.spec import HeadSpec
 from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.pack import PackedData, pack_of
-from ssl_sat.pretrain import encoder_label, science
+from ssl_sat.pretrain import encoder_label, refuse_conflict, science
 from ssl_sat.spec import ConfigError, Spec
 from ssl_sat.stage import Inputs, Lookup, Metrics, Stage
 from ssl_sat.training.spec import PhasesSpec, TrainerSpec, with_epochs
@@ -87,17 +87,8 @@ def _inputs(spec: FinetuneSpec, lookup: Lookup) -> dict[str, Ref]:
             raise ConfigError(f"init={spec.init} needs an encoder, as in encoder=resnet18")
         return {"data": pack_of(spec, lookup, spec.data, spec.pack)}
     start = lookup.artifact("pretrain", spec.init)
-    _refuse_conflict(spec, start)
+    refuse_conflict(spec, start)
     return {"data": pack_of(spec, lookup, spec.data, spec.pack), "init": start}
-
-
-def _refuse_conflict(spec: FinetuneSpec, start: Ref) -> None:
-    """An artifact brings its own encoder; another one asked for beside it is a mistake, not a wish."""
-    if spec.encoder is not None and spec.encoder != ENCODERS.parse(start.config["encoder"]):
-        raise ConfigError(
-            f"encoder={encoder_label(spec.encoder)} conflicts with init={start.path}, which holds "
-            f"{encoder_label(ENCODERS.parse(start.config['encoder']))}. Leave encoder out, or choose init=scratch."
-        )
 
 
 def _choices(spec: FinetuneSpec, inputs: Mapping[str, Ref]) -> str:

@@ -22,7 +22,7 @@ from ssl_sat.encoders import ENCODERS
 from ssl_sat.methods import METHODS
 from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.pack import PackedData, pack_of
-from ssl_sat.spec import Spec
+from ssl_sat.spec import ConfigError, Spec
 from ssl_sat.stage import Inputs, Lookup, Metrics, Stage
 from ssl_sat.training.spec import TrainerSpec
 
@@ -75,6 +75,7 @@ def _inputs(spec: PretrainSpec, lookup: Lookup) -> dict[str, Ref]:
     refs = {"data": pack_of(spec, lookup, spec.data, spec.pack)}
     if spec.init not in ("scratch", "imagenet"):
         refs["init"] = lookup.artifact("pretrain", spec.init)
+        refuse_conflict(spec, refs["init"])
     return refs
 
 
@@ -82,6 +83,16 @@ def science(spec: Any) -> dict[str, Any]:
     """The spec's science, with the path of a starting artifact left to the input's fingerprint."""
     own = spec.science()
     return {**own, "init": own["init"] if own["init"] in ("scratch", "imagenet") else "artifact"}
+
+
+def refuse_conflict(spec: Any, start: Ref) -> None:
+    """An artifact brings its own encoder; another one asked for beside it is a mistake, not a wish."""
+    held = ENCODERS.parse(start.config["encoder"])
+    if spec.encoder is not None and spec.encoder != held:
+        raise ConfigError(
+            f"encoder={encoder_label(spec.encoder)} conflicts with init={start.path}, which holds "
+            f"{encoder_label(held)} ({held.model_dump()}). Ask for that one, or choose init=scratch."
+        )
 
 
 def _choices(spec: PretrainSpec, inputs: Mapping[str, Ref]) -> str:
