@@ -143,7 +143,7 @@ def fake_package(tmp_path_factory):
     return write_package(tmp_path_factory.mktemp("package"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def lab(tmp_path, fake_package, monkeypatch):
     """A laboratory whose stages this process knows too."""
     monkeypatch.syspath_prepend(str(fake_package))
@@ -153,7 +153,7 @@ def lab(tmp_path, fake_package, monkeypatch):
     stages._added.cache_clear()
 
 
-@pytest.fixture()
+@pytest.fixture
 def own_lab(tmp_path):
     """One with a package of its own, which the test may edit; seen by its commands alone."""
     package = write_package(tmp_path / "package")

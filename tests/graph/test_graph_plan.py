@@ -66,9 +66,8 @@ def test_placeholders_variants_and_a_single_instance(lab):
           last: {stage: fake_sum, needs: {right: sum-base4-fed}}
         """,
     )
-    assert list(nodes) == [
-        "source-rate1e-3", "source-rate0.5", "sum-base3-alone", "sum-base3-fed", "sum-base4-alone", "sum-base4-fed", "last",
-    ]  # fmt: skip
+    sums = ["sum-base3-alone", "sum-base3-fed", "sum-base4-alone", "sum-base4-fed"]
+    assert list(nodes) == ["source-rate1e-3", "source-rate0.5", *sums, "last"]
     assert nodes["source-rate1e-3"].config["rate"] == 1e-3
     assert (nodes["sum-base3-alone"].config["value"], nodes["sum-base3-alone"].config["seed"]) == (3, 9)
     assert nodes["sum-base3-alone"].inputs == {}
@@ -79,7 +78,7 @@ def test_placeholders_variants_and_a_single_instance(lab):
 def test_only_keeps_what_is_needed(lab):
     assert list(make_plan(lab.graph, only=["end-seed1"]).by_id) == ["source", "middle-seed1", "end-seed1"]
     assert list(make_plan(lab.graph, only=["middle"]).by_id) == ["source", "middle-seed0", "middle-seed1"]
-    with pytest.raises(ConfigError, match="only=midle: no such node.*did you mean 'middle'"):
+    with pytest.raises(ConfigError, match=r"only=midle: no such node.*did you mean 'middle'"):
         make_plan(lab.graph, only=["midle"])
 
 
@@ -162,7 +161,7 @@ def test_no_yaml_interpolates():
 
 def test_a_stage_without_its_pack_is_refused(lab):
     graph = "name: x\nquestion: '?'\nnodes:\n  only:\n    stage: pretrain\n    overrides: [data=scenes]\n"
-    with pytest.raises(ConfigError, match="node 'only': pretrain needs its data packed by a node: add `needs: {pack:"):
+    with pytest.raises(ConfigError, match="node 'only': pretrain needs its data packed by a node"):
         make_plan(lab.write(graph))
 
 

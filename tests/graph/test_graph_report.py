@@ -1,0 +1,84 @@
+import json
+import statistics
+
+import pytest
+
+from ssl_sat.graph.collect import collect, group_of, over_seeds
+from ssl_sat.graph.planner import make_plan
+from ssl_sat.graph.report import write_report
+from ssl_sat.graph.stages import stage_named
+from ssl_sat.stage import execute
+
+
+def make(plan, ids=None):
+    """Run nodes here, without Snakemake."""
+    for node in plan.nodes:
+        if ids is None or node.id in ids:
+            stage = stage_named(node.stage)
+            execute(stage, stage.spec.parse(node.config))
+
+
+@pytest.fixture
+def done(lab):
+    lab.write(lab.graph.read_text().replace("[0, 1]", "[0, 1, 2]"))
+    make(make_plan(lab.graph))
+    return make_plan(lab.graph)
+
+
+def test_numbers_over_seeds(done):
+    values = [0.5 + 0.1 * seed for seed in (0, 1, 2)]
+    spreads = {(s.group, s.metric): s for s in over_seeds(collect(done))}
+    accuracy = spreads["middle", "test_accuracy"]
+    assert (accuracy.n, accuracy.low, accuracy.high) == (3, min(values), max(values))
+    assert accuracy.mean == pytest.approx(statistics.fmean(values), abs=1e-15)
+    assert accuracy.sd == pytest.approx(0.1, abs=1e-12)
+    assert spreads["end", "total"].mean == 3 + 1 + 7
+    assert ("source", "total") not in spreads  # it has no seed
+    assert ("middle", "name") not in spreads
+    assert {group_of(node) for node in done.nodes} == {"source", "middle", "end"}
+
+
+def test_a_single_seed_has_no_deviation(lab):
+    plan = make_plan(lab.write(lab.graph.read_text().replace("[0, 1]", "[1]")))
+    make(plan)
+    spread = next(s for s in over_seeds(collect(make_plan(lab.graph))) if s.metric == "test_accuracy")
+    assert (spread.n, spread.sd, spread.mean) == (1, None, 0.6)
+
+
+def test_two_runs_give_the_same_metrics_file(lab):
+    files = []
+    for outputs in ("one", "two"):
+        make(make_plan(lab.graph, outputs))
+        page = write_report(make_plan(lab.graph, outputs))
+        files.append((page.parent / "metrics.json").read_bytes())
+    assert files[0] == files[1]
+    metrics = json.loads(files[0])
+    assert list(metrics) == sorted(metrics)
+    assert metrics["middle-seed1.test_accuracy"] == 0.6
+    assert metrics["middle.test_accuracy.mean"] == pytest.approx(0.55)
+    assert metrics["end-seed0.total"] == 11
+    assert metrics["source.fingerprint"] == make_plan(lab.graph).by_id["source"].fingerprint
+
+
+def test_the_page_names_every_fingerprint_and_is_self_contained(done):
+    html = write_report(done).read_text()
+    assert all(node.fingerprint[:8] in html for node in done.nodes)
+    assert "What do the numbers add up to?" in html and "DEMO DATA" in html
+    assert "http://" not in html and "https://" not in html and "<script" not in html
+
+
+def test_real_data_is_not_stamped(lab):
+    plan = make_plan(lab.write(lab.graph.read_text().replace("value=7", "value=8")))
+    make(plan)
+    assert "DEMO DATA" not in write_report(make_plan(lab.graph)).read_text()
+
+
+def test_the_page_is_built_again_only_when_the_plan_has_moved_on(lab):
+    plan = make_plan(lab.graph)
+    make(plan, {"source"})
+    page = write_report(make_plan(lab.graph))
+    assert "Unfinished: 1 of 5 nodes" in page.read_text()
+    before = page.stat().st_mtime_ns
+    assert write_report(make_plan(lab.graph)).stat().st_mtime_ns == before
+    make(plan)
+    assert "Unfinished" not in write_report(make_plan(lab.graph)).read_text()
