@@ -35,7 +35,7 @@ def build_optimizer(
         return LARS(groups, lr=lr_peak, momentum=spec.momentum, trust=spec.trust)
     if spec.name == "sgd":
         return torch.optim.SGD(groups, lr=lr_peak, momentum=spec.momentum)
-    fused = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    fused = all(parameter.device.type in ("cuda", "cpu") for group in groups for parameter in group["params"])
     kind = torch.optim.AdamW if spec.name == "adamw" else torch.optim.Adam
     return kind(groups, lr=lr_peak, betas=spec.betas, fused=fused or None)
 

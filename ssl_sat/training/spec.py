@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ssl_sat.spec import ConfigError, Spec, runtime
 
@@ -26,6 +26,12 @@ class TrainerSpec(Spec):
     log_every_n_steps: int = runtime(10, ge=1)
     progress: bool = runtime(True)
     tensorboard: bool = runtime(True)
+
+    @model_validator(mode="after")
+    def _fused_optimisers_unscale_by_themselves(self) -> Self:
+        if self.precision == "16-mixed" and self.clip_norm is not None:
+            raise ValueError("trainer.clip_norm does not work with 16-mixed and fused optimisers; choose bf16-mixed")
+        return self
 
 
 class Phase(Spec):
