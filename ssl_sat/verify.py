@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ssl_sat.stage import Stage
 
 
+_ARRAYS = (".safetensors", ".bin")  # weights, predictions, packed patches
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that was looked at: `state` is ok, WRONG, note or skipped."""
@@ -127,8 +130,8 @@ def _replay(artifact: Artifact, refs: dict[str, Ref]) -> Iterator[Finding]:
             yield Finding("WRONG", f"replay: {error}")
             return
         write_json(out / "metrics.json", check_metrics(metrics))
-        weights = sorted(p.relative_to(artifact.path) for p in artifact.path.rglob("*.safetensors"))
-        for name in [Path("metrics.json"), *weights]:
+        arrays = sorted(p.relative_to(artifact.path) for p in artifact.path.rglob("*") if p.suffix in _ARRAYS)
+        for name in [Path("metrics.json"), *arrays]:
             same = (out / name).is_file() and sha256_file(out / name) == sha256_file(artifact.path / name)
             text = "the same bytes" if same else _difference(artifact.path / name, out / name)
             yield Finding("ok" if same else "WRONG", f"replay: {name}: {text}")

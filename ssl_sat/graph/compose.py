@@ -29,8 +29,8 @@ class Composer:
         scalars = [text for text in overrides if _key(text) not in _choices_of(stage.name)]
         base = (stage.name, *(text for text in overrides if text not in scalars))
         parsed = [_parse(text) for text in scalars]
-        self._check(stage, base, scalars, paths)
-        values = copy.deepcopy(self._base(stage, base))
+        self._prepare(stage, base, scalars, paths)
+        values = copy.deepcopy(self._bases[base])
         for override in parsed:
             if override.is_delete():
                 values.pop(override.key_or_group, None)
@@ -40,18 +40,19 @@ class Composer:
             _set(values, name, path)
         return values
 
-    def _check(self, stage: Stage, base: tuple[str, ...], scalars: Sequence[str], paths: Mapping[str, str]) -> None:
-        """Refuse unknown keys and options, with suggestions; of a stage without YAML its spec does so."""
+    def _prepare(self, stage: Stage, base: tuple[str, ...], scalars: Sequence[str], paths: Mapping[str, str]) -> None:
+        """Refuse unknown keys and options, with suggestions (without a YAML the spec does); compose the base once."""
         asked = (base, frozenset([*map(_key, scalars), *paths]))
-        if asked not in self._checked and _shipped(stage.name):
-            config.check_overrides(stage.name, stage.spec, [*base[1:], *scalars, *(f"{name}=path" for name in paths)])
+        if asked in self._checked:
+            return
+        choices, ready = base[1:], []
+        if _shipped(stage.name):
+            given = [*choices, *scalars, *(f"{name}=path" for name in paths)]
+            ready = config.check_overrides(stage.name, stage.spec, given)
+        if base not in self._bases:  # the checked choices stand first
+            values = config.compose_raw(stage.name, ready[: len(choices)]) if _shipped(stage.name) else {}
+            self._bases[base] = values
         self._checked.add(asked)
-
-    def _base(self, stage: Stage, base: tuple[str, ...]) -> dict[str, Any]:
-        if base not in self._bases:
-            ready = config.check_overrides(stage.name, stage.spec, list(base[1:])) if _shipped(stage.name) else []
-            self._bases[base] = config.compose_raw(stage.name, ready) if _shipped(stage.name) else {}
-        return self._bases[base]
 
 
 @cache

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssl_sat import provenance
 from ssl_sat.artifact import Ref
+from ssl_sat.graph.code import CodeDigests
 from ssl_sat.graph.compose import Composer
 from ssl_sat.graph.expand import Instance, expand
 from ssl_sat.graph.plan import Node, Plan, finished_fingerprint
@@ -23,6 +23,7 @@ def make_plan(path: Path, outputs: str = "outputs", only: Sequence[str] = ()) ->
     graph = read_graph(path)
     planner = _Planner(graph, outputs)
     nodes = [planner.node(instance) for instance in _only(expand(graph), only)]
+    planner.digests.keep()
     return Plan(graph.name, graph.question, outputs, str(Path.cwd()), nodes, graph.demo)
 
 
@@ -59,7 +60,7 @@ class _Planner:
         self.refs: dict[Path, Ref] = {}
         self.paths: dict[str, str] = {}
         self.lookup = _Lookup(Path(outputs), self.refs)
-        self.digests: dict[str, str] = {}
+        self.digests = CodeDigests(Path(outputs) / ".graph" / "code.json")
 
     def node(self, instance: Instance) -> Node:
         """Plan one instance; those it needs have been planned before."""
@@ -86,20 +87,12 @@ class _Planner:
         if finished_fingerprint(ref.path) != ref.fingerprint:
             return ("partial" if partial_of(ref.path).is_dir() else "to do"), []
         recorded = json.loads((ref.path / "artifact.json").read_text())["code"]
-        stale = sorted(module for module, digest in recorded.items() if self._digest(module) != digest)
+        stale = sorted(module for module, digest in recorded.items() if self.digests[module] != digest)
         if stale and spec.stale == "error":
             raise UserError(
                 f"{ref.path} was made by other code of {', '.join(stale)}; choose stale=rerun or stale=warn"
             )
         return ("to do" if stale and spec.stale == "rerun" else "done"), stale
-
-    def _digest(self, module: str) -> str:
-        if module not in self.digests:
-            try:
-                self.digests.update(provenance.code_digests([module]))
-            except ModuleNotFoundError:
-                self.digests[module] = "gone"
-        return self.digests[module]
 
 
 def _refuse_implicit_packs(stage: Stage, spec: StageSpec) -> None:
