@@ -64,26 +64,29 @@ def test_when_all_is_done_nothing_heavy_is_imported(lab):
 
 
 def test_a_failure_stops_only_what_hangs_on_it(lab):
-    lab.write(SMALL)
+    lab.write(SMALL + "  other: {stage: fake_source, overrides: [value=2]}\n")
     (lab.folder / "fail-SumSpec-3-0").touch()
+    (lab.folder / "crash-SumSpec-4-0").touch()
     status, output = lab.run()
     assert status == 1
-    assert sorted(lab.runs) == ["SourceSpec-1-0", "SumSpec-3-0", "SumSpec-4-0"]
-    assert "4 nodes: 2 made now, 1 failed, 1 not run" in output
+    assert sorted(lab.runs) == ["SourceSpec-1-0", "SourceSpec-2-0", "SumSpec-3-0", "SumSpec-4-0"]
+    assert "5 nodes: 2 made now, 2 failed, 1 not run" in output
     assert "failed: sum-value3: SumSpec-3-0 was told to fail" in output
     assert "| error: SumSpec-3-0 was told to fail" in output
+    assert "failed: sum-value4: ZeroDivisionError: one by nought" in output
     assert "not run: end needs sum-value3" in output
-    assert "Unfinished: 2 of 4 nodes" in (lab.folder / "outputs/reports/sums/report.html").read_text()
+    assert "Unfinished: 2 of 5 nodes" in (lab.folder / "outputs/reports/sums/report.html").read_text()
 
     (lab.folder / "fail-SumSpec-3-0").unlink()
-    (lab.folder / "crash-SumSpec-5-0").touch()
+    (lab.folder / "crash-SumSpec-4-0").unlink()
     status, output = lab.run()
-    assert status == 1 and "failed: end: ZeroDivisionError: one by nought" in output
-    assert "4 nodes: 2 done before, 1 made now, 1 failed" in output
-
-    (lab.folder / "crash-SumSpec-5-0").unlink()
-    assert lab.run()[0] == 0
-    assert sorted(lab.runs) == sorted(["SourceSpec-1-0", *["SumSpec-3-0"] * 2, "SumSpec-4-0", *["SumSpec-5-0"] * 2])
+    assert status == 0 and "5 nodes: 2 done before, 3 made now" in output
+    assert [lab.runs.count(name) for name in ("SourceSpec-1-0", "SumSpec-3-0", "SumSpec-4-0", "SumSpec-5-0")] == [
+        1,
+        2,
+        2,
+        1,
+    ]
 
 
 def node_process(lab, node):
@@ -183,14 +186,10 @@ def test_changed_code_is_named_and_rerun_on_request(own_lab):
     own_lab.write("name: sums\nquestion: '?'\nnodes:\n  source: {stage: fake_source, overrides: [stale=warn]}\n")
     assert own_lab.run()[0] == 0
     numbers = own_lab.package / "fake_numbers.py"
-    numbers.write_text('"""A docstring changes nothing."""\n' + numbers.read_text())
-    assert "stale" not in own_lab.run()[1].replace("stale=", "")
     numbers.write_text("def add(values):\n    return sum(values) + 1\n")
     status, output = own_lab.run()
     assert status == 0 and "stale: the code of fake_numbers has changed since it made source" in output
     assert own_lab.runs == ["SourceSpec-1-0"]
-    own_lab.write(own_lab.graph.read_text().replace("stale=warn", "stale=error"))
-    assert own_lab.run()[0] == 2
-    own_lab.write(own_lab.graph.read_text().replace("stale=error", "stale=rerun"))
+    own_lab.write(own_lab.graph.read_text().replace("stale=warn", "stale=rerun"))
     status, output = own_lab.run()
     assert status == 0 and own_lab.runs == ["SourceSpec-1-0"] * 2, output
