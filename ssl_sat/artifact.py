@@ -122,6 +122,11 @@ class Artifact:
         return lines + [f"{name}: not part of the artifact" for name in present if name not in expected]
 
 
+def shown(path: Path) -> str:
+    """A path for messages: relative where it lies below the working folder."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def outputs_of(stage: str, outputs: Path) -> list[Artifact]:
     """Finished artifacts of a stage under `outputs`, newest first; `latest`, choices and partials are passed over."""
     folder = outputs / stage

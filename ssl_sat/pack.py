@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from pydantic import SerializeAsAny
 
-from ssl_sat.artifact import Ref, outputs_of
+from ssl_sat.artifact import Ref, outputs_of, shown
 from ssl_sat.data import SOURCES
 from ssl_sat.data.spec import DataSpec
 from ssl_sat.spec import ConfigError, MissingInput, runtime
@@ -88,7 +88,7 @@ def pack_of(spec: Any, lookup: Lookup, data: DataSpec, path: str | None, field: 
     if data.root is None and data.name != "scenes":
         same = [a for a in outputs_of("pack", lookup.outputs) if _packs(a.config["data"], data)]
         if same:
-            print(f"pack: using {same[0].path}", flush=True)
+            print(f"pack: using {shown(same[0].path)}", flush=True)
             return same[0].ref
     try:
         return execute(PACK, PackSpec(data=data, outputs=spec.outputs, stale=spec.stale)).ref

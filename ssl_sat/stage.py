@@ -82,7 +82,7 @@ class Lookup:
         """Resolve `latest` or a path to an artifact of the given stage; UserError if it is of another stage."""
         if value == "latest":
             ref = artifacts.latest(stage, self.outputs).ref
-            print(f"{stage}: using latest, {ref.path}", flush=True)
+            print(f"{stage}: using latest, {artifacts.shown(ref.path)}", flush=True)
             return ref
         ref = self.planned.get(Path(value)) or Artifact.open(value).ref
         if ref.stage != stage:
@@ -171,7 +171,7 @@ def execute(stage: Stage, spec: StageSpec) -> Artifact:
     with artifacts.locked(lock, f"{ref.name}: another process is making it; waiting"):
         done = _finished(ref)
         if done and _still_good(done.path, done.record["code"], stage, spec):
-            print(f"{stage.name}: already done, {done.path}", flush=True)
+            print(f"{stage.name}: already done, {artifacts.shown(done.path)}", flush=True)
         else:
             done = _make(stage, spec, inputs, ref)
         for line in stage.headline(done.metrics):
@@ -211,7 +211,7 @@ def _opened(inputs: Mapping[str, Ref]) -> dict[str, Artifact]:
 def _make(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref], ref: Ref) -> Artifact:
     partial = partial_of(ref.path)
     code, resumed = _begin(partial, stage, spec)
-    print(f"{stage.name}: {'resuming' if resumed else 'making'} {ref.path}", flush=True)
+    print(f"{stage.name}: {'resuming' if resumed else 'making'} {artifacts.shown(ref.path)}", flush=True)
     artifacts.write_json(partial / "config.json", dict(ref.config), sort=False)  # phases have an order
     started = time.time()
     opened = _opened(inputs)

@@ -103,5 +103,8 @@ def summarise(history: Path, spec: Any, encoder: Any, rows: np.ndarray) -> dict[
 
 
 def draw_curves(out: Path, demo: bool) -> None:
-    """Loss and what is watched beside it, epoch by epoch, as PNG and PDF."""
-    figures.save(figures.training_curves(panels_of(read_history(out / "history.jsonl")), demo=demo), out / "curves")
+    """Loss with its floor, and what is watched beside it, epoch by epoch, as PNG and PDF."""
+    panels = panels_of(read_history(out / "history.jsonl"))
+    bounds = {name: panels.pop(f"loss_{name}", None) for name in ("floor", "collapse")}
+    floors = {"loss": bounds["floor"]["train"][1][-1]} if bounds["floor"] else {}
+    figures.save(figures.training_curves(panels, floors=floors, demo=demo), out / "curves")
