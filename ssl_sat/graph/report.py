@@ -19,7 +19,8 @@ from ssl_sat.graph.plan import Plan
 from ssl_sat.report.html import Page
 
 _ACCURACY = ("test_accuracy", "test_macro_f1", "test_nll", "test_ece")
-_OOD = ("auroc", "auroc_low", "auroc_high", "aupr_out", "fpr_id_at_95tpr_ood", "gain_over_probe", "orientation")
+_OOD = ("gain_over_probe", "aupr_out", "fpr_id_at_95tpr_ood", "orientation")
+_MOST_BANDS = 4  # named in a narrow cell; more are counted
 _MOST_FIGURES = 40
 _CODE = ("ssl_sat.graph.report", "ssl_sat.graph.collect", "ssl_sat.report.html")
 
@@ -63,12 +64,14 @@ def build_page(plan: Plan, items: Sequence[Finished]) -> Page:
     return page
 
 
-def _origin(item: Finished, by_id: dict[str, Finished]) -> dict[str, Any]:
+def _origin(item: Finished, by_id: dict[str, Finished], brief: bool = False) -> dict[str, Any]:
     card = model_card(item, by_id)
+    bands = card.get("bands", ())
+    counted = brief and len(bands) > _MOST_BANDS
     return {
         "node": item.node.id,
         "initialisation": card.get("initialisation"),
-        "bands": " ".join(card.get("bands", ())) or None,
+        "bands": str(len(bands)) if counted else " ".join(bands) or None,
     }
 
 
@@ -100,9 +103,12 @@ def _ood(page: Page, items: Sequence[Finished]) -> None:
         detectors = [name.removesuffix("_auroc") for name in item.metrics if name.endswith("_auroc")]
         measured += [item] if detectors else []
         for detector in sorted(detectors, key=lambda name: (name == "shortcut_probe", name)):
-            values = {name: item.metrics.get(f"{detector}_{name}") for name in _OOD}
-            sets = {name: item.metrics.get(name) for name in ("n_id", "n_ood")}
-            rows.append({**_origin(item, by_id), "detector": detector, **sets, **values, "fingerprint": item.short})
+            low, value, high = (item.metrics[f"{detector}_auroc{end}"] for end in ("_low", "", "_high"))
+            measures = {"AUROC": f"{value:.4f} [{low:.4f}, {high:.4f}]"}
+            measures |= {name.replace("_", " "): item.metrics.get(f"{detector}_{name}") for name in _OOD}
+            sets = {"n ID": item.metrics.get("n_id"), "n OOD": item.metrics.get("n_ood")}
+            about = {**_origin(item, by_id, brief=True), "detector": detector.replace("_", " ")}
+            rows.append({**about, **sets, **measures, "fingerprint": item.short})
     if not rows:
         return
     page.heading("Out of distribution", new_page=True)
@@ -110,7 +116,7 @@ def _ood(page: Page, items: Sequence[Finished]) -> None:
         "Every score is higher for more out-of-distribution. The shortcut probe sees twelve image statistics and no "
         "network: a detector that does not beat it has shown nothing about the network."
     )
-    page.table(rows, caption="AUROC with DeLong's 95 % interval; gain_over_probe is the difference in AUROC.")
+    page.table(rows, caption="AUROC with DeLong's 95 % interval; the gain over the probe is a difference of AUROCs.")
     names = sorted(
         {name for item in measured for name in item.metrics if name.endswith(("_auroc", "_gain_over_probe"))}
     )
