@@ -104,7 +104,7 @@ def _ood(page: Page, items: Sequence[Finished]) -> None:
         measured += [item] if detectors else []
         for detector in sorted(detectors, key=lambda name: (name == "shortcut_probe", name)):
             low, value, high = (item.metrics[f"{detector}_auroc{end}"] for end in ("_low", "", "_high"))
-            measures = {"AUROC": f"{value:.4f} [{low:.4f}, {high:.4f}]"}
+            measures: dict[str, Any] = {"AUROC": f"{value:.4f} [{low:.4f}, {high:.4f}]"}
             measures |= {name.replace("_", " "): item.metrics.get(f"{detector}_{name}") for name in _OOD}
             sets = {"n ID": item.metrics.get("n_id"), "n OOD": item.metrics.get("n_ood")}
             about = {**_origin(item, by_id, brief=True), "detector": detector.replace("_", " ")}
