@@ -166,7 +166,7 @@ def check_overrides(name: str, spec_class: type[Any], argv: list[str]) -> list[s
         return argv  # the user's own primary YAML: Hydra and the spec check it
     own = _own_yaml(flags)
     groups, (here, aliases) = _groups(own), _defaults(name)
-    overrides = _parse([_unalias(text, aliases) for text in texts])
+    overrides = parse_overrides([_unalias(text, aliases) for text in texts])
     nulls = [o for o in overrides if o.key_or_group in here and not o.is_delete() and o.value() is None]
     for override in nulls:
         if here[override.key_or_group] is not None:
@@ -222,7 +222,8 @@ def _split_flags(argv: list[str]) -> tuple[list[str], list[str]]:
     return flags, texts
 
 
-def _parse(texts: list[str]) -> list[Override]:
+def parse_overrides(texts: list[str]) -> list[Override]:
+    """Parse `key=value` texts by Hydra's grammar; ConfigError for one that is not an override."""
     for text in texts:
         if "=" not in text and not text.startswith("~"):
             raise ConfigError(f"'{text}' is not an override; write key=value, as in seed=1 or encoder=vit")

@@ -76,7 +76,7 @@ def _key(text: str) -> str:
 
 @cache
 def _parse(text: str) -> Any:
-    override = config._parse([text])[0]
+    override = config.parse_overrides([text])[0]
     if override.is_sweep_override():
         raise ConfigError(f"'{text}' is a sweep; a graph repeats a node by foreach")
     if "${" in text:

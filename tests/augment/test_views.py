@@ -20,7 +20,7 @@ LAYOUT = [
     (("B05", "B06", "B07", "B8A", "B11", "B12"), 60, 60),
     (("B01", "B09"), 20, 20),
 ]
-MULTISPECTRAL = ("none", "eo_light", "simclr_ms")
+MULTISPECTRAL = ("none", "d4", "eo_light", "simclr_ms")
 
 
 def recipe(name: str, **changes) -> AugmentSpec:
