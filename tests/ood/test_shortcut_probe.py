@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ from scipy.ndimage import laplace
 from ssl_sat.ood.metrics import auroc
 from ssl_sat.ood.shortcut_probe import STATISTICS, ShortcutProbe, describe, display_positions, image_statistics
 
-REAL = Path(os.environ.get("SSL_SAT_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 RGB = ("red", "green", "blue")
 
 
@@ -79,13 +78,12 @@ def _decode(paths: list[Path], size: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
 
 
-@pytest.mark.skipif(not (REAL / "EuroSAT_RGB").is_dir(), reason="real data absent (unzipped EuroSAT_RGB)")
-def test_real_eurosat_against_uc_merced_at_64_px() -> None:
+def test_real_eurosat_against_uc_merced_at_64_px(unzipped: Callable[[str], Path]) -> None:
     def statistics(paths: list[Path]) -> np.ndarray:
         return image_statistics(_decode(paths, 64), RGB).numpy()
 
-    paths = sorted((REAL / "EuroSAT_RGB").rglob("*.jpg"))
+    paths = sorted(unzipped("EuroSAT_RGB.zip").rglob("*.jpg"))
     order = np.random.default_rng(0).permutation(len(paths))
     probe = ShortcutProbe.fit(statistics([paths[at] for at in order[:1500]]))
-    ood = probe(statistics(sorted((REAL / "UCMerced_LandUse_sample").rglob("*.tif"))))
+    ood = probe(statistics(sorted(unzipped("UCMerced_LandUse_sample.zip").rglob("*.tif"))))
     assert 0.85 < auroc(probe(statistics([paths[at] for at in order[1500:2500]])), ood) < 0.96
