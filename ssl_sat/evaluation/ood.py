@@ -20,7 +20,7 @@ from ssl_sat.ood import DETECTORS
 from ssl_sat.ood.mc_dropout import mc_dropout
 from ssl_sat.ood.metrics import delong_difference, ood_metrics
 from ssl_sat.ood.score import Scores
-from ssl_sat.ood.shortcut_probe import STATISTICS, ShortcutProbe, describe, image_statistics
+from ssl_sat.ood.shortcut_probe import MIN_FIT, STATISTICS, ShortcutProbe, describe, image_statistics
 from ssl_sat.report import figures
 from ssl_sat.seeding import key
 from ssl_sat.spec import UserError
@@ -54,6 +54,7 @@ def prepare(spec: Any, inputs: Mapping[str, Artifact], out: Path) -> Context:
     model, card = load_classifier(inputs["model"].path)
     data, ood = Pack.open(inputs["data"].path), Pack.open(inputs["ood"].path)
     _same_decode(data, ood)
+    _enough_to_fit(data)
     packs = {"train": data, "id": data, "ood": ood}
     rows = {
         "train": _some(data.rows("train"), spec.max_train, spec.seed),
@@ -79,6 +80,16 @@ def _same_decode(data: Pack, ood: Pack) -> None:
         raise UserError(
             f"in- and out-of-distribution data were decoded differently ({shown}), which alone would tell them apart. "
             f"Pack both with the same settings, as in ood.size_px=... and ood.recompress=..."
+        )
+
+
+def _enough_to_fit(data: Pack) -> None:
+    """Say before the work, not after it, that the probe's covariance needs more patches."""
+    count = len(data.rows("train"))
+    if count < MIN_FIT:
+        raise UserError(
+            f"{data.folder} has {count} training patches; the shortcut probe that stands beside every result is fitted "
+            f"on at least {MIN_FIT}. Fine-tune on a larger pack."
         )
 
 

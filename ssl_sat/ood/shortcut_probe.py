@@ -47,6 +47,7 @@ STATISTICS = (
     "mean_chroma",
     "std_chroma",
 )
+MIN_FIT = 10 * len(STATISTICS)  # images, so that a covariance of twelve statistics means something
 _FLOOR = 1e-4
 _SHRINKAGE = 1e-6
 
@@ -115,10 +116,8 @@ class ShortcutProbe:
     @classmethod
     def fit(cls, train_NS: np.ndarray) -> ShortcutProbe:
         """Fit on the statistics (N, 12) of ID training images."""
-        if len(train_NS) < 10 * len(STATISTICS):
-            raise ValueError(
-                f"the probe needs at least {10 * len(STATISTICS)} training images, there are {len(train_NS)}"
-            )
+        if len(train_NS) < MIN_FIT:
+            raise ValueError(f"the probe needs at least {MIN_FIT} training images, there are {len(train_NS)}")
         return cls(fit_tied(train_NS, np.zeros(len(train_NS), dtype=np.int64), _SHRINKAGE), len(train_NS))
 
     def __call__(self, statistics_NS: np.ndarray) -> Scores:

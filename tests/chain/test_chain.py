@@ -11,7 +11,7 @@ import pytest
 
 from ssl_sat.artifact import Artifact
 
-SCENES = ["data=scenes", "data.patches_per_class=16"]
+SCENES = ["data=scenes", "data.patches_per_class=40"]
 CLOUD = ["ood=scenes", "ood.classes=[cloud]", "ood.split=none", "ood.patches_per_class=20"]
 QUICK = ["trainer.threads=2", "trainer.tensorboard=false"]
 
@@ -37,7 +37,7 @@ class Home:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(tmp_path_factory.mktemp("home"))
-    home.run("pretrain", "encoder=vit_tiny", *SCENES, *QUICK, "epochs=1", "batch_size=16", "optim.warmup_epochs=0.2")
+    home.run("pretrain", "encoder=vit_tiny", *SCENES, *QUICK, "epochs=1", "batch_size=32", "optim.warmup_epochs=0.2")
     home.run("finetune", *SCENES, *QUICK, "phases=full", "epochs=2", "batch_size=16")
     home.run("ood_eval", *CLOUD, "mc.passes=10", "max_train=1000")
     home.run("umap_report")

@@ -16,7 +16,7 @@ from ssl_sat.ood.metrics import auroc
 from ssl_sat.ood.score import Scores
 from ssl_sat.registry import Entry
 
-CONF = Path(__file__).parents[2] / "conf" / "detectors"
+CONF = Path(__file__).parents[2] / "conf" / "detector"
 
 
 def predictions(split: str, shift: float = 0.0, samples: int = 300, seed: int = 0) -> Any:
