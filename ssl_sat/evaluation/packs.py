@@ -15,9 +15,12 @@ from ssl_sat.spec import ConfigError
 
 
 def choose_device(wanted: str) -> torch.device:
-    """Return the device of a name, or the best one there is for 'auto'; ConfigError for one that is not there."""
+    """Return the device of a name, CUDA or else the CPU for 'auto'; ConfigError for one that is not there.
+
+    Apple's MPS is not chosen: it has no float64, which the scores need.
+    """
     if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device={wanted}: this machine has no CUDA device; choose device=cpu or device=auto")
     return torch.device(wanted)

@@ -89,15 +89,16 @@ class FinetuneModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums."""
-        self._sums = torch.zeros(3, dtype=torch.float64)
+        exact = torch.float32 if self.device.type == "mps" else torch.float64  # MPS has no float64
+        self._sums = torch.zeros(3, dtype=exact, device=self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add loss, hits and count of the centre view."""
         logits_NK = self.model(self.views.center(batch.groups)).float()
         loss = F.cross_entropy(logits_NK, batch.labels_N, reduction="sum")
         hits = (logits_NK.argmax(1) == batch.labels_N).sum()
-        count = torch.tensor(float(len(batch.labels_N)), device=loss.device)
-        self._sums = self._sums.to(loss.device) + torch.stack([loss.double(), hits.double(), count.double()])
+        count = torch.full_like(loss, len(batch.labels_N))
+        self._sums += torch.stack([loss, hits.to(loss), count]).to(self._sums)
 
     def on_validation_epoch_end(self) -> None:
         """Sum over ranks and keep the means for the history."""
