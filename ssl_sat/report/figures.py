@@ -69,7 +69,8 @@ def feature_map(
         label = f"{ood_name} ({int(ood_N.sum()):,})"
         x_M, y_M = xy_N2[ood_N].T
         axes.scatter(x_M, y_M, s=1.6 * size, c="black", marker="x", linewidths=0.8, alpha=0.8, label=label)
-    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=title)
+    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+    axes.set_title(title, loc="left", fontsize=11)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, markerscale=1.8)
     return _stamped(figure, demo)
 
