@@ -39,6 +39,7 @@ class OodEvalSpec(StageSpec):
     detectors: tuple[SerializeAsAny[Spec], ...]
     mc: McDropoutSpec = McDropoutSpec()
     max_train: int = Field(5000, ge=120)
+    max_id: int | None = Field(None, ge=2)
     seed: int = Field(0, ge=0)
     batch_size: int = runtime(256, ge=1)
     device: str = runtime("auto")

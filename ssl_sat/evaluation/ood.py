@@ -58,7 +58,7 @@ def prepare(spec: Any, inputs: Mapping[str, Artifact], out: Path) -> Context:
     packs = {"train": data, "id": data, "ood": ood}
     rows = {
         "train": _some(data.rows("train"), spec.max_train, spec.seed),
-        "id": data.rows(spec.id_split),
+        "id": _some(data.rows(spec.id_split), spec.max_id, spec.seed),
         "ood": setup.rows_of(ood, spec.ood_split or "all"),
     }
     views = {
@@ -93,11 +93,11 @@ def _enough_to_fit(data: Pack) -> None:
         )
 
 
-def _some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """A seeded choice of at most `most` rows, in their order."""
-    if len(rows) <= most:
+def _some(rows: np.ndarray, most: int | None, seed: int) -> np.ndarray:
+    """A seeded choice of at most `most` rows, in their order; None takes all."""
+    if most is None or len(rows) <= most:
         return rows
-    generator = np.random.Generator(np.random.Philox(key=key(seed, "ood-train-rows")))
+    generator = np.random.Generator(np.random.Philox(key=key(seed, "ood-rows")))
     return np.sort(generator.permutation(rows)[:most])
 
 
