@@ -40,6 +40,7 @@ _ELSEWHERE = "Choose another folder with outputs=..., or change its permissions.
 _MENDABLE = {
     errno.ENOSPC: _FREE,
     errno.EDQUOT: _FREE,
+    errno.EFBIG: "The file would be larger than its file system, or `ulimit -f`, allows.",
     errno.EACCES: _ELSEWHERE,
     errno.EPERM: _ELSEWHERE,
     errno.EROFS: _ELSEWHERE,
@@ -165,11 +166,12 @@ def check_overrides(name: str, spec_class: type[Any], argv: list[str]) -> list[s
     if {flag.partition("=")[0] for flag in flags} & {"--config-path", "-cp", "--config-name", "-cn"}:
         return argv  # the user's own primary YAML: Hydra and the spec check it
     own = _own_yaml(flags)
-    groups, (here, aliases) = _groups(own), _defaults(name)
+    groups, (defaults, aliases) = _groups(own), _defaults(name)
+    here = {entry.partition("@")[0] for entry in defaults}
     overrides = parse_overrides([_unalias(text, aliases) for text in texts])
-    nulls = [o for o in overrides if o.key_or_group in here and not o.is_delete() and o.value() is None]
+    nulls = [o for o in overrides if _entry(o) in defaults and not o.is_delete() and o.value() is None]
     for override in nulls:
-        if here[override.key_or_group] is not None:
+        if defaults[_entry(override)] is not None:
             options = ", ".join(groups[override.key_or_group])
             raise ConfigError(f"{override.package or override.key_or_group}: {name} needs one of {options}")
     overrides = [o for o in overrides if o not in nulls]
@@ -180,7 +182,7 @@ def check_overrides(name: str, spec_class: type[Any], argv: list[str]) -> list[s
     known = _known_keys(spec_class, base)
     rest = [o for o in overrides if o not in chosen]
     for override in rest:
-        _check_key(override.key_or_group, known, name, groups, [*here, *aliases])
+        _check_key(override.key_or_group, known, name, groups, [*sorted(here), *aliases])
     ready = [_ready(o, base) for o in rest]
     return [*flags, *(o.input_line or "" for o in chosen), *ready]
 
@@ -252,11 +254,16 @@ def _groups(own: Path | None = None) -> dict[str, list[str]]:
 
 
 def _defaults(name: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a command chooses by default, group by group; and `{'ood': 'data@ood'}` for an entry `data@ood: ...`."""
+    """What a command chooses by default, entry by entry; and `{'ood': 'data@ood'}` for an entry `data@ood: ...`."""
     defaults = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{name}.yaml")).get("defaults", [])  # type: ignore
     options = {str(key): option for item in defaults if isinstance(item, dict) for key, option in item.items()}
     aliases = {key.partition("@")[2]: key for key in options if "@" in key}
-    return {key.partition("@")[0]: option for key, option in options.items()}, aliases
+    return options, aliases
+
+
+def _entry(override: Override) -> str:
+    """The entry of a defaults list that an override is about: `encoder` or `data@ood`."""
+    return f"{override.key_or_group}@{override.package}" if override.package else str(override.key_or_group)
 
 
 def _unalias(text: str, aliases: Mapping[str, str]) -> str:

@@ -22,9 +22,9 @@ from ssl_sat.encoders import ENCODERS
 from ssl_sat.methods import METHODS
 from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.pack import PackedData, pack_of
-from ssl_sat.spec import ConfigError, Spec
+from ssl_sat.spec import ConfigError, Spec, runtime
 from ssl_sat.stage import Inputs, Lookup, Metrics, Stage
-from ssl_sat.training.spec import TrainerSpec
+from ssl_sat.training.spec import TrainerSpec, WatchSpec
 
 
 class PretrainSpec(PackedData):
@@ -45,6 +45,7 @@ class PretrainSpec(PackedData):
     batch_size: int = Field(ge=2)
     image_size: int = Field(64, ge=8)
     seed: int = Field(0, ge=0)
+    watch: WatchSpec = runtime(WatchSpec())
 
 
 def run(spec: PretrainSpec, inputs: Inputs, out: Path) -> Metrics:

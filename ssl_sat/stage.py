@@ -22,6 +22,7 @@ from pydantic import field_validator, model_validator
 from ssl_sat import artifact as artifacts
 from ssl_sat import provenance
 from ssl_sat.artifact import Artifact, Ref
+from ssl_sat.ranks import agreed, is_main_process
 from ssl_sat.registry import Entry, Registry
 from ssl_sat.spec import MissingInput, Spec, UserError, is_runtime, runtime
 
@@ -163,7 +164,7 @@ def execute(stage: Stage, spec: StageSpec) -> Artifact:
 
     Only the main process of a distributed run writes.
     """
-    inputs = stage.inputs(spec, Lookup(Path(spec.outputs)))
+    inputs = _agreed_inputs(stage, spec)
     ref = _planned(stage, spec, inputs)
     if not is_main_process():
         return _beside_main_process(stage, spec, inputs, ref)
@@ -179,6 +180,18 @@ def execute(stage: Stage, spec: StageSpec) -> Artifact:
         artifacts.link(ref.path.parent / "latest", ref.path.name)
         artifacts.link(ref.path.parent / ref.choices, ref.path.name)
     return done
+
+
+def _agreed_inputs(stage: Stage, spec: StageSpec) -> dict[str, Ref]:
+    """Inputs as the main process resolves them: `latest` may move while the others start."""
+    resolved: dict[str, Ref] = {}
+
+    def decide() -> dict[str, str]:
+        resolved.update(stage.inputs(spec, Lookup(Path(spec.outputs))))
+        return {slot: str(ref.path.absolute()) for slot, ref in resolved.items()}
+
+    paths = agreed(f"inputs of {stage.name}", decide, Path(spec.outputs))
+    return resolved or {slot: Artifact.open(path).ref for slot, path in paths.items()}
 
 
 def _beside_main_process(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref], ref: Ref) -> Artifact:
@@ -297,14 +310,3 @@ def _modules(stage: Stage, spec: StageSpec) -> list[str]:
 def partial_of(path: Path) -> Path:
     """The folder in which the artifact `path` is being made."""
     return path.with_name(f"{path.name}.partial")
-
-
-def is_main_process() -> bool:
-    """Whether this is the process of a distributed run that writes (the only one, without a launcher).
-
-    RANK (torchrun) decides where it is set. Otherwise Slurm's and Lightning's variables must all be 0: processes that
-    Lightning starts inside one Slurm task have SLURM_PROCID=0 in common, and the first of each node LOCAL_RANK=0.
-    """
-    if "RANK" in os.environ:
-        return os.environ["RANK"] == "0"
-    return all(os.environ.get(name, "0") == "0" for name in ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"))

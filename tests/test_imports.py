@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "ssl_sat"
 LEAVES = {"data", "augment", "encoders", "losses", "optim", "ood"}
 MIDDLE = {"training", "evaluation", "report"}
 LEAF_FOUNDATIONS = {"spec", "registry", "bands", "seeding", "precision", "progress"}  # precision is about torch
-FOUNDATIONS = LEAF_FOUNDATIONS | {"artifact", "stage", "provenance"}
+FOUNDATIONS = LEAF_FOUNDATIONS | {"artifact", "stage", "provenance", "ranks"}
 HEAVY = {
     "torch",
     "timm",
