@@ -1,6 +1,6 @@
 """Measures of collapse: it hides in a falling loss, so these are logged beside it from step 0.
 
-Legend: N patches, V = 2 views, D features.
+Legend: N patches, V views, D features.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def embedding_std(z_ND: Tensor) -> Tensor:
 
 @torch.no_grad()
 def pair_similarities(z_VND: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean cosine similarity of positive pairs and of negative pairs, in O(N D): no matrix is built."""
+    """Return mean cosine similarity of positive pairs and of negative pairs, in O(V N D): no matrix is built."""
     u_VND = functional.normalize(z_VND.float(), dim=-1)
-    positives = (u_VND[0] * u_VND[1]).sum(-1)
-    rows = 2 * u_VND.shape[1]
-    # |sum of all|^2 = self-similarities + positives counted twice + all ordered negatives
-    negatives = u_VND.sum((0, 1)).square().sum() - rows - 2 * positives.sum()
-    return positives.mean(), negatives / max(rows * (rows - 2), 1)
+    views, patches, _ = u_VND.shape
+    same_N = u_VND.sum(0).square().sum(-1)  # V self-similarities and every ordered pair of views
+    positives = (same_N.mean() - views) / (views * (views - 1))
+    negatives = u_VND.sum((0, 1)).square().sum() - same_N.sum()
+    return positives, negatives / max(views**2 * patches * (patches - 1), 1)

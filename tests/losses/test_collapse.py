@@ -29,3 +29,13 @@ def test_pair_similarities_equal_the_dense_matrix():
     mean_positive, mean_negative = pair_similarities(z)
     assert mean_positive.item() == pytest.approx(s[positive].mean().item(), abs=1e-6)
     assert mean_negative.item() == pytest.approx(s[negative].mean().item(), abs=1e-6)
+
+
+def test_pair_similarities_of_three_views_equal_the_dense_matrix():
+    z = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(0))
+    u = torch.nn.functional.normalize(z, dim=-1).flatten(0, 1)
+    s, patch = u @ u.T, torch.arange(21) % 7
+    same = patch[:, None] == patch[None]
+    mean_positive, mean_negative = pair_similarities(z)
+    assert mean_positive.item() == pytest.approx(s[same & ~torch.eye(21, dtype=torch.bool)].mean().item(), abs=1e-6)
+    assert mean_negative.item() == pytest.approx(s[~same].mean().item(), abs=1e-6)

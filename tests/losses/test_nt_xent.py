@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightly.loss import NTXentLoss
 
-from ssl_sat.losses import nt_xent as module
+from ssl_sat.losses import tiles
 from ssl_sat.losses.nt_xent import nt_xent, nt_xent_collapse, nt_xent_floor
 
 
@@ -41,7 +41,7 @@ def test_equals_the_paper_algorithm_in_value_and_gradient(temperature):
 @pytest.mark.parametrize("temperature", [0.01, 0.07, 0.5])
 @pytest.mark.parametrize("tile", [3, 8, 512])
 def test_tiles_change_nothing(monkeypatch, tile, temperature):
-    monkeypatch.setattr(module, "_tile", lambda device: tile)
+    monkeypatch.setattr(tiles, "tile_size", lambda device: tile)
     ours, dense = embeddings(10, 6), embeddings(10, 6)
     u = torch.nn.functional.normalize(dense.flatten(0, 1), dim=-1)
     logits = (u @ u.T / temperature).masked_fill(torch.eye(20, dtype=torch.bool), -math.inf)
@@ -107,7 +107,7 @@ def test_floor_is_attained_by_the_simplex(pairs, temperature):
 
 def test_floor_of_the_study_and_that_nothing_lies_under_it():
     assert nt_xent_floor(64, 0.5) == pytest.approx(2.863, abs=5e-4)
-    assert nt_xent_floor(1, 0.5) == 0.0
+    assert nt_xent_floor(1, 0.5) == 0.0 == nt_xent(torch.ones(2, 1, 4), 0.5).item()
     z = embeddings(6, 8)
     optimizer = torch.optim.Adam([z], lr=0.05)
     for _ in range(300):
@@ -132,14 +132,74 @@ def test_autocast_does_not_lower_the_precision():
     assert (z.grad.double() - reference.grad).norm() / reference.grad.norm() < 1e-5
 
 
-def test_bf16_input_gives_a_float32_loss_and_a_bf16_gradient():
-    z = embeddings(8, 4, torch.bfloat16)
-    loss = nt_xent(z, 0.5)
+@pytest.mark.parametrize("dtype, rounding", [(torch.float16, 2**-11), (torch.bfloat16, 2**-8)])
+@pytest.mark.parametrize("temperature", [0.01, 0.5])
+def test_16_bit_input_is_computed_in_float32(dtype, rounding, temperature):
+    z = embeddings(64, 16, dtype)
+    wide = z.detach().float().requires_grad_()
+    loss, expected = nt_xent(z, temperature), nt_xent(wide, temperature)
     loss.backward()
-    assert loss.dtype == torch.float32 and z.grad.dtype == torch.bfloat16
+    expected.backward()
+    assert loss.dtype == torch.float32 and z.grad.dtype == dtype
+    assert loss.item() == expected.item()
+    assert (z.grad.float() - wide.grad).abs().max() <= rounding * wide.grad.abs().max()  # rounded once, at the end
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 5), (8, 4)])
+def test_half_precision_neither_overflows_nor_underflows():
+    z = embeddings(16, 8)
+    for scale in (3e3, 1e-3):  # squares would be above 65,504, and below 6e-8
+        short = (z.detach() * scale).half()
+        expected = nt_xent(short.double(), 0.05)
+        assert nt_xent(short, 0.05).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.015, 0.3])
+@pytest.mark.parametrize("tile", [4, 512])
+def test_more_views_are_the_mean_over_their_partners(monkeypatch, temperature, tile):
+    """Khosla et al. 2020, equation 2: each patch a class of its own, the log outside the mean over the partners."""
+    monkeypatch.setattr(tiles, "tile_size", lambda device: tile)
+    z = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours, loop = z.clone().requires_grad_(), z.clone().requires_grad_()
+    u = torch.nn.functional.normalize(loop, dim=-1)
+    terms = []
+    for v in range(3):
+        for n in range(5):
+            s = [(w, m, u[v, n] @ u[w, m] / temperature) for w in range(3) for m in range(5) if (w, m) != (v, n)]
+            every = torch.logsumexp(torch.stack([value for *_, value in s]), 0)
+            terms += [(every - value) / 2 for w, m, value in s if m == n]
+    expected = torch.stack(terms).sum() / 15
+    loss = nt_xent(ours, temperature)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.grad, loop.grad, rtol=1e-9, atol=1e-11)
+    corners = torch.eye(6, dtype=torch.float64) - 1 / 6
+    simplex = nt_xent(corners.expand(4, 6, 6), temperature).item()
+    assert simplex == pytest.approx(nt_xent_floor(6, temperature, views=4), rel=1e-12)
+    assert nt_xent(torch.ones(4, 6, 2), temperature).item() == pytest.approx(nt_xent_collapse(6, views=4), rel=1e-5)
+
+
+def test_memory_is_linear_in_the_batch():
+    """What is saved for backward: the unit embeddings, their own storage, and one number a row."""
+    saved: dict[int, int] = {}
+
+    def pack(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    sizes = []
+    for pairs in (256, 512):
+        saved.clear()
+        z = torch.randn(2, pairs, 16, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = nt_xent(z, 0.5)
+        sizes.append(sum(saved.values()))
+        assert sizes[-1] <= 2 * pairs * (3 * 16 + 4) * 4  # embeddings, unit embeddings, norms, log-sums
+        loss.backward()
+    assert sizes[1] <= 2.2 * sizes[0]
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 5), (8, 4)])
 def test_wrong_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="shape"):
         nt_xent(torch.zeros(shape), 0.5)
