@@ -19,6 +19,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from ssl_sat import augment, optim, training
 from ssl_sat.artifact import Ref
 from ssl_sat.augment.spec import AugmentSpec
+from ssl_sat.data.subset import SubsetSpec
 from ssl_sat.encoders import ENCODERS
 from ssl_sat.methods.spec import HeadSpec
 from ssl_sat.optim.spec import OptimSpec
@@ -43,6 +44,7 @@ class FinetuneSpec(PackedData):
     optim: OptimSpec
     trainer: TrainerSpec = TrainerSpec()
     bands: tuple[str, ...] | None = None
+    subset: SubsetSpec | None = None
     batch_size: int = Field(ge=2)
     image_size: int | None = Field(None, ge=8)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -120,6 +122,7 @@ FINETUNE = Stage(
     code=(
         "ssl_sat.training.finetuning",
         "ssl_sat.training.classifier",
+        "ssl_sat.data.subset",
         "ssl_sat.evaluation.classification",
         *training.CODE,
         *augment.CODE,

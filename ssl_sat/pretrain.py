@@ -18,6 +18,7 @@ from pydantic import Field, SerializeAsAny
 from ssl_sat import augment, losses, optim, training
 from ssl_sat.artifact import Ref
 from ssl_sat.augment.spec import AugmentSpec
+from ssl_sat.data.subset import SubsetSpec, select
 from ssl_sat.encoders import ENCODERS
 from ssl_sat.methods import METHODS
 from ssl_sat.optim.spec import OptimSpec
@@ -41,6 +42,7 @@ class PretrainSpec(PackedData):
     stem: Literal["by_name", "by_wavelength", "mean", "random"] = "by_name"
     bands: tuple[str, ...] | None = None
     split: str = "train"
+    subset: SubsetSpec | None = None
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     image_size: int = Field(64, ge=8)
@@ -55,7 +57,7 @@ def run(spec: PretrainSpec, inputs: Inputs, out: Path) -> Metrics:
 
     engine.prepare(spec.trainer, out)
     pack = Pack.open(inputs["data"].path)
-    rows = setup.rows_of(pack, spec.split)
+    rows = select(pack, setup.rows_of(pack, spec.split), spec.subset)
     encoder, card = setup.starting_encoder(spec, pack, inputs)
     method = METHODS.build(spec.method, encoder=encoder, seed=spec.seed)
     views = setup.views(spec.augment, pack, card, spec.seed, num_views=method.num_views)
@@ -127,7 +129,14 @@ PRETRAIN = Stage(
     science,
     distributed=True,
     headline=_headline,
-    code=("ssl_sat.training.pretraining", *training.CODE, *augment.CODE, *losses.CODE, *optim.CODE),
+    code=(
+        "ssl_sat.training.pretraining",
+        "ssl_sat.data.subset",
+        *training.CODE,
+        *augment.CODE,
+        *losses.CODE,
+        *optim.CODE,
+    ),
 )
 
 

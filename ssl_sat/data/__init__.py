@@ -5,7 +5,7 @@ from ssl_sat.registry import Registry
 
 SOURCES = Registry("data")
 SOURCES.add("bigearthnet_v1", "ssl_sat.data.sources.bigearthnet:build_v1", spec.BigEarthNetV1Spec, version=1)
-SOURCES.add("bigearthnet_v2", "ssl_sat.data.sources.bigearthnet:build_v2", spec.BigEarthNetV2Spec, version=1)
+SOURCES.add("bigearthnet_v2", "ssl_sat.data.sources.bigearthnet_v2:build_v2", spec.BigEarthNetV2Spec, version=1)
 SOURCES.add("eurosat_rgb", "ssl_sat.data.sources.eurosat:build_rgb", spec.EurosatRgbSpec, version=1)
 SOURCES.add("eurosat_ms", "ssl_sat.data.sources.eurosat:build_ms", spec.EurosatMsSpec, version=1)
 SOURCES.add("ucmerced", "ssl_sat.data.sources.ucmerced:build", spec.UcMercedSpec, version=1)

@@ -7,14 +7,26 @@ different folders make the same pack. What lies in those folders enters the fing
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ssl_sat.bands import AERIAL_RGB, S2_L2A, band
 from ssl_sat.spec import Spec, runtime
 
 Level = Literal["L1C", "L2A", "display"]
+Country = Literal[
+    "Austria",
+    "Belgium",
+    "Finland",
+    "Ireland",
+    "Kosovo",
+    "Lithuania",
+    "Luxembourg",
+    "Portugal",
+    "Serbia",
+    "Switzerland",
+]  # as metadata.parquet of BigEarthNet v2 spells them
 SCENE_CLASSES = ("built_up", "cloud", "crops", "forest", "soil", "water")
 
 
@@ -66,22 +78,48 @@ class ImageSpec(ClassesSpec):
     recompress: Literal["none", "jpeg75"] = "none"
 
 
-class BigEarthNetV1Spec(FractionsSpec):
-    """BigEarthNet-S2 v1.0; `official` reads train/val/test.csv from `metadata_dir` (default: beside the patches)."""
+class BigEarthNetSpec(FractionsSpec):
+    """Fields of both versions. `drop` leaves out patches by name, under every split scheme.
+
+    snow, cloud: the published lists; unlabelled: patches without any label in the chosen nomenclature.
+    """
+
+    split: Literal["official", "fractions", "none"] = "official"
+    drop: tuple[Literal["snow", "cloud", "unlabelled"], ...] = ()
+    metadata_dir: str | None = runtime(None)
+    allow_absent: bool = False
+
+
+class BigEarthNetV1Spec(BigEarthNetSpec):
+    """BigEarthNet-S2 v1.0; `official` reads train/val/test.csv from `metadata_dir` (default: beside the patches).
+
+    labels: 43 CORINE level-3 classes as the JSON files name them, or the 19 of Sumbul et al. 2021.
+    """
 
     name: Literal["bigearthnet_v1"] = "bigearthnet_v1"
-    split: Literal["official", "fractions", "none"] = "official"
-    metadata_dir: str | None = runtime(None)
-    allow_absent: bool = False
+    labels: Literal[43, 19] = 43
 
 
-class BigEarthNetV2Spec(FractionsSpec):
-    """BigEarthNet v2.0 (reBEN), Sentinel-2 part; `official` reads metadata.parquet, which also holds the labels."""
+class BigEarthNetV2Spec(BigEarthNetSpec):
+    """BigEarthNet v2.0 (reBEN), Sentinel-2 part; `official` reads metadata.parquet, which also holds the labels.
+
+    labels: 19 as in metadata.parquet, or 43 from the JSON files of BigEarthNet v1 below `v1_root`.
+    countries: keep only these.
+    """
 
     name: Literal["bigearthnet_v2"] = "bigearthnet_v2"
-    split: Literal["official", "fractions", "none"] = "official"
-    metadata_dir: str | None = runtime(None)
-    allow_absent: bool = False
+    labels: Literal[19, 43] = 19
+    countries: tuple[Country, ...] | None = None
+    v1_root: str | None = runtime(None)
+
+    @field_validator("countries")
+    @classmethod
+    def _at_least_one(cls, countries: tuple[Country, ...] | None) -> tuple[Country, ...] | None:
+        if countries is None:
+            return None
+        if not countries:
+            raise ValueError(f"name at least one of {', '.join(get_args(Country))}; null keeps all")
+        return tuple(sorted(set(countries)))
 
 
 class EurosatRgbSpec(ImageSpec):

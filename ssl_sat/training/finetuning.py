@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ssl_sat.augment.views import Views
 from ssl_sat.data.loader import PatchLoader
 from ssl_sat.data.packed import Batch, Pack
+from ssl_sat.data.subset import select
 from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.training import engine
 from ssl_sat.training.callbacks import epoch_mean, read_history
@@ -121,7 +122,7 @@ def train_phases(spec: Any, model: Classifier, views: Views, pack: Pack, out: Pa
 
     Separate runs, because DistributedDataParallel fixes at its start which parameters it synchronises.
     """
-    rows, offset, metrics = pack.rows("train"), 0, {}
+    rows, offset, metrics = select(pack, pack.rows("train"), spec.subset), 0, {}
     for name, phase in spec.phases.steps.items():
         module = FinetuneModule(
             model, views, pack, phase, spec.optim, batch_size=spec.batch_size, seed=spec.seed, epoch_offset=offset,

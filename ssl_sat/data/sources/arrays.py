@@ -34,7 +34,8 @@ class ArraySource(FolderSource):
         dtype = storable(first).dtype.name
         decode: dict[str, str | int | None] = {"to_px": None, "filter": "none", "recompress": "none", "mode": dtype}
         scale = spec.scale if spec.scale is not None else _SCALE[dtype]
-        return Facts(spec.sensor, spec.level, (group,), dtype, scale, spec.offset, decode)  # type: ignore[arg-type]
+        return Facts(spec.sensor, spec.level, (group,), dtype, scale, spec.offset, decode,  # type: ignore[arg-type]
+                     offset_basis="stated by data.offset")  # fmt: skip
 
     def _first(self) -> np.ndarray:
         reasons = []

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class PatchRef:
     """One patch: `path` is its file or folder relative to the source's root; `labels` are class names.
 
     `problem` is a defect found while listing (labels that cannot be read); such a patch is quarantined unread.
+    `baseline` is the processing baseline in the product's name (N0205), where there is one.
     """
 
     id: str
@@ -42,6 +43,8 @@ class PatchRef:
     place: str | None = None
     time: str | None = None
     problem: str | None = None
+    country: str | None = None
+    baseline: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Group:
 class Facts:
     """What holds for every patch of a source. Reflectance or display value = (dn - offset) / scale.
 
-    `decode` names what happens between the decoded pixels of the file and the record.
+    `decode` names what happens between the decoded pixels of the file and the record. `offset_basis` says in words
+    where `offset` comes from; `baselines` are the processing baselines that the patches' products name.
     """
 
     sensor: str
@@ -69,6 +73,8 @@ class Facts:
     offset: float
     decode: Mapping[str, str | int | None]
     synthetic: bool = False
+    offset_basis: str = "stated by the source"
+    baselines: tuple[str, ...] = ()
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -80,7 +86,8 @@ class Facts:
 class Listing:
     """All patches to pack, sorted by id, with their splits; `absent` were named by a list but are not on disk.
 
-    `unlisted` are on disk but in no list, and left out. `split_files` maps the lists that were read to sha256.
+    `unlisted` are on disk but in no list, and left out; `filtered` were in a split but the spec leaves them out (by
+    snow, country, class, ...). `split_files` maps the lists that were read to sha256.
     """
 
     refs: tuple[PatchRef, ...]
@@ -88,17 +95,28 @@ class Listing:
     label_kind: LabelKind
     absent: int = 0
     unlisted: int = 0
+    filtered: int = 0
     split_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Source(abc.ABC):
     """Base of every source. Subclasses find patches and read one; splits and subsets are shared here."""
 
+    reads_with: tuple[str, ...] = ("root", "facts")  # of what is worked out on demand, that which `read` needs
     needs = "a folder of patches"  # what `root` must be
     obtain = ""  # the commands that fetch it, where it is published; both are shown when it is missing
 
     def __init__(self, spec: DataSpec) -> None:
         self.spec = spec
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker process needs to read patches: no listing goes with it."""
+        on_demand = {name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)}
+        return {name: value for name, value in vars(self).items() if name not in on_demand - {*self.reads_with}}
+
+    def forget_listing(self) -> None:
+        """Free the memory of the listing; it would be made again on demand."""
+        self.__dict__ = self.__getstate__()
 
     @cached_property
     def root(self) -> Path:
@@ -158,15 +176,22 @@ class Source(abc.ABC):
         return refs
 
     def listing(self) -> Listing:
-        """All patches to pack with their splits, classes and counts of what was left out."""
+        """All patches to pack with their splits, classes and counts of what was left out; made once."""
+        return self._listing
+
+    @cached_property
+    def _listing(self) -> Listing:
         refs = self.found
         assigned = self.assign(refs)
         placed = [
             dataclasses.replace(ref, split=assigned.split_of[ref.id]) for ref in refs if ref.id in assigned.split_of
         ]
         kept = self.choose(placed)
+        filtered = len(placed) - len(kept)
         if not kept:
-            raise UserError(f"{self.spec.name}: {len(refs)} patches in '{self.root}', but none of them is in a split.")
+            left = f"; of the {len(placed)} that are, the filters leave none" if placed else ""
+            what = "but none of them is in a split" if not placed else "but none is kept"
+            raise UserError(f"{self.spec.name}: {len(refs)} patches in '{self.root}', {what}{left}.")
         if self.spec.max_patches is not None:
             kept = subset(kept, lambda ref: "", self.spec.max_patches, self.spec.subset_seed)
         return Listing(
@@ -175,6 +200,7 @@ class Source(abc.ABC):
             label_kind=self.label_kind,
             absent=assigned.absent,
             unlisted=len(refs) - len(placed),
+            filtered=filtered,
             split_files=assigned.files,
         )
 

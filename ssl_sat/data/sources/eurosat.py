@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from typing_extensions import override
 
+from ssl_sat.data.sources.bigearthnet import OFFSET_SINCE
 from ssl_sat.data.sources.contract import Facts, Group, PatchRef, UnreadablePatch, by_fractions_or_none, descend
 from ssl_sat.data.sources.folders import FolderSource
 from ssl_sat.data.sources.images import ImageSource
@@ -103,7 +104,8 @@ class EurosatMs(_Published):
     @override
     def facts(self) -> Facts:
         decode: dict[str, str | int | None] = {"to_px": None, "filter": "none", "recompress": "none", "mode": "uint16"}
-        return Facts("Sentinel-2", "L1C", (MS_GROUP,), "uint16", 10000.0, 0.0, decode)
+        basis = f"published in 2018; baseline 04.00 brought the offset on {OFFSET_SINCE}"
+        return Facts("Sentinel-2", "L1C", (MS_GROUP,), "uint16", 10000.0, 0.0, decode, offset_basis=basis)
 
     @override
     def read(self, ref: PatchRef) -> list[np.ndarray]:

@@ -53,6 +53,7 @@ def jpeg75(image: Image.Image) -> Image.Image:
 class ImageSource(FolderSource):
     """Base of the RGB sources. Values are display values dn / 255 in the order red, green, blue."""
 
+    reads_with = ("root", "facts", "_size")
     suffixes = tuple(_FAMILY)
     spec: ImageSpec
     sensor: str = "unknown"
@@ -88,8 +89,9 @@ class ImageSource(FolderSource):
             "mode": "RGB8",
         }
         return Facts(
-            self.sensor, "display", (Group(self.bands, height, width, gsd_m),), "uint8", 255.0, 0.0, decode_path
-        )
+            self.sensor, "display", (Group(self.bands, height, width, gsd_m),), "uint8", 255.0, 0.0, decode_path,
+            offset_basis="display values have none",
+        )  # fmt: skip
 
     @override
     def read(self, ref: PatchRef) -> list[np.ndarray]:
