@@ -1,7 +1,8 @@
-"""Batches of a pack. The order is a pure function of (seed, epoch, batch index), never of workers or ranks.
+"""Batches of a pack. The order is a pure function of (seed, epoch, batch index), never of workers, ranks or memory.
 
-Each global batch is cut into equal contiguous slices, one a rank, so that one and eight devices see the
-same batches. Resuming asks the Trainer's counters where it stands, not the iterator, which runs ahead.
+Each global batch is cut into contiguous slices, one a rank, so that one and eight devices see the same batches.
+Where the patches stay meanwhile (`residency`) is chosen by free memory and changes nothing but speed. Resuming asks the
+Trainer's counters where it stands, not the iterator, which runs ahead.
 """
 
 from __future__ import annotations
@@ -10,8 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
+from ssl_sat.data import residency
+from ssl_sat.data.device_store import DeviceFeed, is_there
 from ssl_sat.data.packed import Batch, Pack
+from ssl_sat.data.residency import Facts, Residency, Tier
+from ssl_sat.data.ring import Ring, Waited
 from ssl_sat.seeding import key
 from ssl_sat.spec import ConfigError
 
@@ -20,10 +26,15 @@ class PatchLoader:
     """Iterate over batches of chosen rows of a pack.
 
     rows_M: row numbers in the pack. batch_size: of all ranks together.
-    drop_last: leave out the last, smaller batch (contrastive training needs equal ones).
+    shuffle: a new order every epoch, for training. drop_last: leave out the last, smaller batch.
     progress: returns (epoch, batches processed) of the running training, for checkpoints.
+    device: where batches are wanted; CUDA is served, for any other they stay on the CPU. tier: see `residency`.
+    depth: batches read ahead. local_ranks: processes of this node. epochs: how many there will be, where known.
+    report: is told in one line which tier was chosen.
 
-    Raises ConfigError when a whole batch cannot be formed or cannot be divided among the ranks.
+    Of a last, smaller batch in evaluation every rank gets its slice, empty for some where there are fewer patches than
+    ranks, so that all ranks do the same number of steps. Raises ConfigError when a whole batch cannot be formed or
+    cannot be divided equally among the ranks.
     """
 
     def __init__(
@@ -38,16 +49,24 @@ class PatchLoader:
         rank: int = 0,
         world_size: int = 1,
         progress: Callable[[], tuple[int, int]] | None = None,
+        device: torch.device | str = "cpu",
+        tier: Tier = "auto",
+        depth: int = 4,
+        local_ranks: int = 1,
+        epochs: int | None = None,
+        report: Callable[[str], None] | None = None,
     ) -> None:
-        if drop_last and len(rows_M) < batch_size:
-            raise ConfigError(f"batch_size={batch_size} is more than the {len(rows_M)} patches; choose a smaller one.")
-        if batch_size % world_size:
-            raise ConfigError(f"batch_size={batch_size} (of all devices) cannot be divided among {world_size} devices.")
+        _check_batches(len(rows_M), batch_size, world_size, shuffle, drop_last)
+        residency.check(tier, torch.device(device))
         self.pack, self.rows_M, self.batch_size = pack, np.asarray(rows_M, dtype=np.int64), batch_size
         self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
         self.rank, self.world_size = rank, world_size
-        self._progress = progress
+        self.device, self.tier, self.depth = residency.feeds(torch.device(device)), tier, depth
+        self._progress, self._local_ranks, self._epochs, self._report = progress, local_ranks, epochs, report
         self._epoch, self._start = 0, 0
+        self._waited = Waited()
+        self._feed: DeviceFeed | Ring | None = None
+        self.residency: Residency | None = None  # chosen when the first batch is asked for
 
     batch_sampler = None  # Lightning looks for it wherever there is a sampler
 
@@ -55,6 +74,14 @@ class PatchLoader:
     def sampler(self) -> PatchLoader:
         """Itself: Lightning announces epochs to `loader.sampler.set_epoch` alone."""
         return self
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that the consumer has waited for data so far, uploads included."""
+        return self._waited.seconds
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_feed": None}  # threads and device memory stay here
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration follows."""
@@ -72,16 +99,69 @@ class PatchLoader:
         generator = np.random.Generator(np.random.Philox(key=key(self.seed, "batch-order", epoch)))
         return self.rows_M[generator.permutation(len(self.rows_M))]
 
+    def shares(self, epoch: int) -> list[np.ndarray]:
+        """This rank's rows of every batch of an epoch."""
+        order, size = self.order(epoch), self.batch_size
+        batches = (order[index * size : (index + 1) * size] for index in range(len(self)))
+        return [np.array_split(rows, self.world_size)[self.rank] for rows in batches]
+
     def __iter__(self) -> Iterator[Batch]:
         epoch, start = self._epoch, self._start
         self._start = 0
-        order = self.order(epoch)
-        for index in range(start, len(self)):
-            rows = order[index * self.batch_size : (index + 1) * self.batch_size]
-            yield self.pack.batch(self._share(rows))
+        shares = self.shares(epoch)[start:]
+        feed = self._chosen_feed()
+        if isinstance(feed, DeviceFeed):
+            yield from feed.batches(shares, epoch, self._waited)
+        else:
+            yield from feed.batches(shares, self._waited)
+            feed.hint = feed.hint and self._reads_from_disk()
 
-    def _share(self, rows: np.ndarray) -> np.ndarray:
-        return np.array_split(rows, self.world_size)[self.rank]
+    def _chosen_feed(self) -> DeviceFeed | Ring:
+        """Choose at the first batch, when the model is on the device and free memory means something."""
+        if self._feed is None:
+            chosen = self.residency = self._choose()
+            if chosen.tier == "device":
+                self._feed = DeviceFeed(
+                    self.pack, self.device, self.rows_M, chosen.sharded, self._following if chosen.staged else None
+                )
+            else:
+                self._feed = Ring(self.pack, self.device, self.depth, forget_from=self._first_forgotten(chosen))
+            if self._report:
+                count, size = len(self.rows_M), len(self.rows_M) * self.pack.manifest.record_bytes
+                line = residency.describe(chosen, count, size, self.pack.folder, self.depth, self.device)
+                self._report(line)
+        return self._feed
+
+    def _choose(self) -> Residency:
+        size = self.pack.manifest.record_bytes
+        share = -(-self.batch_size // self.world_size)
+        if self.tier in ("auto", "device") and self.shuffle and is_there(self.pack, self.rows_M, self.device):
+            return Residency("device", "there already")
+        facts = Facts(
+            set_bytes=len(self.rows_M) * size,
+            shard_bytes=-(-len(self.rows_M) // self.world_size) * size,
+            batch_bytes=min(share, len(self.rows_M)) * size,
+            depth=self.depth,
+            host_free=residency.host_free(),
+            device_free=residency.device_free(self.device),
+            local_ranks=self._local_ranks,
+            repeated=self.shuffle,
+        )
+        return residency.choose(self.tier, facts)
+
+    def _reads_from_disk(self) -> bool:
+        """Whether later epochs, too, meet rows that no process of this node has read."""
+        return self.residency is None or self.residency.tier == "map" or self.world_size > self._local_ranks
+
+    def _first_forgotten(self, chosen: Residency) -> int | None:
+        if chosen.kept_bytes is None:
+            return None
+        kept = chosen.kept_bytes // self.pack.manifest.record_bytes
+        return int(np.sort(self.rows_M)[kept]) if kept < len(self.rows_M) else None
+
+    def _following(self, epoch: int) -> list[np.ndarray] | None:
+        last = self._epochs is not None and epoch + 1 >= self._epochs
+        return None if last else self.shares(epoch + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands, by the Trainer's count of processed batches."""
@@ -92,3 +172,17 @@ class PatchLoader:
         """Continue from a saved state; a finished epoch carries into the next."""
         epoch, position = state["epoch"], state["position"]
         self._epoch, self._start = (epoch + 1, 0) if position >= len(self) else (epoch, position)
+
+
+def _check_batches(patches: int, batch_size: int, world_size: int, shuffle: bool, drop_last: bool) -> None:
+    if drop_last and patches < batch_size:
+        raise ConfigError(f"batch_size={batch_size} is more than the {patches} patches; choose a smaller one.")
+    if batch_size % world_size:
+        raise ConfigError(f"batch_size={batch_size} (of all devices) cannot be divided among {world_size} devices.")
+    rest = patches % batch_size
+    if shuffle and not drop_last and rest % world_size:
+        most = patches - patches % world_size
+        raise ConfigError(
+            f"the last batch of an epoch has {rest} patches, which {world_size} devices cannot share equally; "
+            f"choose batch_size={most or world_size} or less, a multiple of {world_size}."
+        )

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from ssl_sat.data.spec import Level
 from ssl_sat.spec import MissingInput, UserError
 
 FORMAT = "ssl_sat.pack/1"
-_TORCH_BITS = {"uint8": np.uint8, "uint16": np.int16, "float32": np.float32}
+_TORCH_BITS = {"uint8": torch.uint8, "uint16": torch.int16, "float32": torch.float32}
+Array = TypeVar("Array", np.ndarray, Tensor)
 
 
 class _Strict(BaseModel):
@@ -127,6 +128,9 @@ class Pack:
         self.folder = folder
         self.manifest = manifest
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Pack, (self.folder, self.manifest)  # a process that is sent a pack maps the file itself
+
     @classmethod
     def open(cls, folder: str | Path) -> Pack:
         """Open the pack in `folder`; MissingInput when there is none, UserError when it is broken."""
@@ -208,6 +212,11 @@ class Pack:
         shape = (self.manifest.n, self.manifest.record_bytes // dtype.itemsize)
         return np.asarray(np.memmap(self.folder / "patches.bin", dtype, "r", shape=shape))
 
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Of the groups of a Batch."""
+        return _TORCH_BITS[self.manifest.dtype]
+
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of a split, int64, ascending."""
         if split not in self.manifest.splits:
@@ -229,21 +238,27 @@ class Pack:
         # mode='clip' (safe after the check) lets numpy write straight into `out` instead of through a buffer
         return self.split_groups(np.take(self.records, rows, axis=0, out=out, mode="clip"))
 
-    def split_groups(self, records: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Views (N, C_g, H_g, W_g) of records (N, numbers per record)."""
-        views, at = [], 0
-        for group in self.groups:
-            size = group.shape[0] * group.shape[1] * group.shape[2]
-            views.append(records[:, at : at + size].reshape(len(records), *group.shape))
-            at += size
-        return tuple(views)
+    def split_groups(self, records: Array) -> tuple[Array, ...]:
+        """Views (N, C_g, H_g, W_g) of records (N, numbers per record), an array or a tensor."""
+        return split_groups(records, self.groups)
 
     def batch(self, rows_N: np.ndarray) -> Batch:
         """Return the rows as tensors that own their memory; see Batch for the dtypes."""
         rows = np.array(rows_N, np.int64)
-        bits = _TORCH_BITS[self.manifest.dtype]
+        bits = np.int16 if self.manifest.dtype == "uint16" else self.manifest.dtype
         groups = tuple(torch.from_numpy(array.view(bits)) for array in self.read(rows))
         return Batch(groups, torch.from_numpy(rows), torch.from_numpy(self.labels[rows]))
+
+
+def split_groups(records: Array, groups: tuple[BandGroup, ...]) -> tuple[Array, ...]:
+    """Views (N, C_g, H_g, W_g) of records (N, numbers per record), group after group."""
+    views: list[Array] = []
+    at = 0
+    for group in groups:
+        size = group.shape[0] * group.shape[1] * group.shape[2]
+        views.append(records[:, at : at + size].reshape(len(records), *group.shape))
+        at += size
+    return tuple(views)
 
 
 def _parse(model: type[Any], file: Path) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_sat.data.loader import PatchLoader
 from ssl_sat.data.packed import Pack
 from ssl_sat.evaluation.predict import Predictions, predict
 from ssl_sat.spec import ConfigError
@@ -30,8 +31,7 @@ def batches(
     pack: Pack, rows_M: np.ndarray, view: Callable[[Any], Tensor], batch_size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield (x_NCHW, rows_N, labels_N) on the device, in the order of the rows; `view` turns groups into x."""
-    for first in range(0, len(rows_M), batch_size):
-        batch = pack.batch(rows_M[first : first + batch_size])
+    for batch in PatchLoader(pack, rows_M, batch_size, device=device):
         groups = tuple(group.to(device) for group in batch.groups)
         yield view(groups), batch.rows_N.to(device), batch.labels_N.to(device)
 

@@ -1,8 +1,8 @@
 """Training: Lightning modules, the Trainer's set-up, checkpoints, weights with their card."""
 
 CODE = (
-    *(f"ssl_sat.training.{name}" for name in ("setup", "engine")),
-    *(f"ssl_sat.data.{name}" for name in ("loader", "packed")),
+    *(f"ssl_sat.training.{name}" for name in ("setup", "engine", "feeding")),
+    *(f"ssl_sat.data.{name}" for name in ("loader", "packed", "record_file", "ring", "device_store")),
     "ssl_sat.encoders.stem",
     "ssl_sat.methods.heads",
     "ssl_sat.seeding",

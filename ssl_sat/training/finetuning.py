@@ -20,8 +20,9 @@ from ssl_sat.training import engine
 from ssl_sat.training.callbacks import epoch_mean, read_history
 from ssl_sat.training.classifier import Classifier, set_trainable, train_mode
 from ssl_sat.training.engine import progress_of, reseed
+from ssl_sat.training.feeding import patch_loader
 from ssl_sat.training.pretraining import scheduled
-from ssl_sat.training.spec import Phase
+from ssl_sat.training.spec import Phase, TrainerSpec
 
 
 class FinetuneModule(pl.LightningModule):
@@ -32,22 +33,23 @@ class FinetuneModule(pl.LightningModule):
 
     def __init__(
         self, model: Classifier, views: Views, pack: Pack, phase: Phase, optim: OptimSpec, *, batch_size: int,
-        seed: int, epoch_offset: int, label_smoothing: float, rows: np.ndarray,
+        seed: int, epoch_offset: int, label_smoothing: float, rows: np.ndarray, trainer_spec: TrainerSpec,
     ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.views, self.pack = model, views, pack
         self.phase, self.optim_spec, self.batch_size = phase, optim, batch_size
         self.seed, self.epoch_offset, self.label_smoothing, self.rows = seed, epoch_offset, label_smoothing, rows
+        self.trainer_spec = trainer_spec
         self.trainable = set_trainable(model, phase.train)
         self.step_logs: dict[str, Tensor] = {}
         self.validation_logs: dict[str, Tensor] = {}
         self._sums = torch.zeros(3, dtype=torch.float64)
 
     def _loader(self, rows: np.ndarray, train: bool) -> PatchLoader:
-        return PatchLoader(
-            self.pack, rows, self.batch_size, seed=self.seed + self.epoch_offset * 1_000_003, shuffle=train,
-            drop_last=train and len(rows) >= self.batch_size, rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size, progress=self._progress if train else None,
+        return patch_loader(
+            self.trainer, self.trainer_spec, self.pack, rows, self.batch_size, train=train,
+            seed=self.seed + self.epoch_offset * 1_000_003, drop_last=train and len(rows) >= self.batch_size,
+            progress=self._progress if train else None, report=self.epoch_offset == 0,
         )  # fmt: skip
 
     def train_dataloader(self) -> PatchLoader:
@@ -126,7 +128,7 @@ def train_phases(spec: Any, model: Classifier, views: Views, pack: Pack, out: Pa
     for name, phase in spec.phases.steps.items():
         module = FinetuneModule(
             model, views, pack, phase, spec.optim, batch_size=spec.batch_size, seed=spec.seed, epoch_offset=offset,
-            label_smoothing=spec.label_smoothing, rows=rows,
+            label_smoothing=spec.label_smoothing, rows=rows, trainer_spec=spec.trainer,
         )  # fmt: skip
         if engine.is_done(out, name):
             model.load_state_dict(engine.load_done(out, name))

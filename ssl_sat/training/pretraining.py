@@ -21,6 +21,8 @@ from ssl_sat.report.curves import panels_of
 from ssl_sat.spec import ConfigError
 from ssl_sat.training.callbacks import epoch_mean, read_history
 from ssl_sat.training.engine import progress_of, reseed
+from ssl_sat.training.feeding import patch_loader
+from ssl_sat.training.spec import TrainerSpec
 
 
 class PretrainModule(pl.LightningModule):
@@ -31,20 +33,20 @@ class PretrainModule(pl.LightningModule):
 
     def __init__(
         self, method: Any, views: Views, pack: Pack, rows: Any, optim: OptimSpec, batch_size: int, seed: int,
-        channels_last: bool,
+        trainer_spec: TrainerSpec,
     ) -> None:  # fmt: skip
         super().__init__()
         self.method, self.views = method, views
         self.pack, self.rows, self.optim_spec = pack, rows, optim
-        self.batch_size, self.seed, self.channels_last = batch_size, seed, channels_last
+        self.batch_size, self.seed, self.trainer_spec = batch_size, seed, trainer_spec
         self.step_logs: dict[str, Tensor] = {}
         self.validation_logs: dict[str, Tensor] = {}
 
     def train_dataloader(self) -> PatchLoader:
         """Equal, shuffled batches."""
-        return PatchLoader(
-            self.pack, self.rows, self.batch_size, seed=self.seed, shuffle=True, drop_last=True,
-            rank=self.trainer.global_rank, world_size=self.trainer.world_size, progress=self._progress,
+        return patch_loader(
+            self.trainer, self.trainer_spec, self.pack, self.rows, self.batch_size, seed=self.seed, train=True,
+            drop_last=True, progress=self._progress,
         )  # fmt: skip
 
     def _progress(self) -> tuple[int, int]:
@@ -85,7 +87,7 @@ def scheduled(spec: OptimSpec, named: Any, batch_size: int, total: int, per_epoc
 
 def summarise(history: Path, spec: Any, encoder: Any, rows: np.ndarray) -> dict[str, Any]:
     """Flat metrics of a finished run, from its history: means over the first and the last epoch."""
-    steps = read_history(history)
+    steps = [row for row in read_history(history) if "loss" in row]
     last = spec.epochs - 1
     names = [name for name in steps[-1] if name not in ("phase", "epoch", "step")]
     means = {f"{name}_last_epoch": epoch_mean(steps, name, last) for name in names}
@@ -105,6 +107,6 @@ def summarise(history: Path, spec: Any, encoder: Any, rows: np.ndarray) -> dict[
 def draw_curves(out: Path, demo: bool) -> None:
     """Loss with its floor, and what is watched beside it, epoch by epoch, as PNG and PDF."""
     panels = panels_of(read_history(out / "history.jsonl"))
-    bounds = {name: panels.pop(f"loss_{name}", None) for name in ("floor", "collapse")}
+    bounds = {name: panels.pop(f"loss_{name}", None) for name in ("floor", "collapse", "above_floor")}
     floors = {"loss": bounds["floor"]["train"][1][-1]} if bounds["floor"] else {}
     figures.save(figures.training_curves(panels, floors=floors, demo=demo), out / "curves")

@@ -49,6 +49,8 @@ class TrainerSpec(Spec):
     num_nodes: int = runtime(1)
     strategy: str = runtime("auto")
     threads: int | None = runtime(None)
+    data_tier: Literal["auto", "device", "pinned", "map"] = runtime("auto")
+    data_ahead: int = runtime(4, ge=1, le=64)
     channels_last: bool = runtime(True)
     compile: bool = runtime(False)
     checkpoint_every_n_steps: int = runtime(200, ge=1)
