@@ -20,7 +20,8 @@ from ssl_sat import augment, optim, training
 from ssl_sat.artifact import Ref
 from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.data.subset import SubsetSpec
-from ssl_sat.encoders import ENCODERS
+from ssl_sat.encoders import ENCODERS, weights
+from ssl_sat.encoders.spec import StartSpec
 from ssl_sat.methods.spec import HeadSpec
 from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.pack import PackedData, pack_of
@@ -30,7 +31,7 @@ from ssl_sat.stage import Inputs, Lookup, Metrics, Stage
 from ssl_sat.training.spec import PhasesSpec, TrainerSpec, with_epochs
 
 
-class FinetuneSpec(PackedData):
+class FinetuneSpec(StartSpec, PackedData):
     """What to fine-tune, from which start, on what, in which phases. batch_size is of all devices."""
 
     registries: ClassVar = {**PackedData.registries, "encoder": ENCODERS}
@@ -84,7 +85,7 @@ def run(spec: FinetuneSpec, inputs: Inputs, out: Path) -> Metrics:
 
 
 def _inputs(spec: FinetuneSpec, lookup: Lookup) -> dict[str, Ref]:
-    if spec.init in ("scratch", "imagenet"):
+    if weights.is_new(spec.init):
         if spec.encoder is None:
             raise ConfigError(f"init={spec.init} needs an encoder, as in encoder=resnet18")
         return {"data": pack_of(spec, lookup, spec.data, spec.pack)}
@@ -95,7 +96,7 @@ def _inputs(spec: FinetuneSpec, lookup: Lookup) -> dict[str, Ref]:
 
 def _choices(spec: FinetuneSpec, inputs: Mapping[str, Ref]) -> str:
     encoder = spec.encoder or ENCODERS.parse(inputs["init"].config["encoder"])
-    start = inputs["init"].config["method"]["name"] if "init" in inputs else spec.init
+    start = inputs["init"].config["method"]["name"] if "init" in inputs else weights.label(spec)
     data = inputs["data"].config["data"]["name"]
     return f"{encoder_label(encoder)}-{start}-{data}-{spec.phases.name}-s{spec.seed}"
 

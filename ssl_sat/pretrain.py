@@ -19,7 +19,8 @@ from ssl_sat import augment, losses, optim, training
 from ssl_sat.artifact import Ref
 from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.data.subset import SubsetSpec, select
-from ssl_sat.encoders import ENCODERS
+from ssl_sat.encoders import ENCODERS, weights
+from ssl_sat.encoders.spec import StartSpec
 from ssl_sat.methods import METHODS
 from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.pack import PackedData, pack_of
@@ -28,7 +29,7 @@ from ssl_sat.stage import Inputs, Lookup, Metrics, Stage
 from ssl_sat.training.spec import TrainerSpec, WatchSpec
 
 
-class PretrainSpec(PackedData):
+class PretrainSpec(StartSpec, PackedData):
     """What to pretrain, on what, how. `bands: null` takes all bands of the pack; batch_size is of all devices."""
 
     registries: ClassVar = {**PackedData.registries, "encoder": ENCODERS, "method": METHODS}
@@ -38,7 +39,6 @@ class PretrainSpec(PackedData):
     augment: AugmentSpec
     optim: OptimSpec
     trainer: TrainerSpec = TrainerSpec()
-    init: str = "scratch"
     stem: Literal["by_name", "by_wavelength", "mean", "random"] = "by_name"
     bands: tuple[str, ...] | None = None
     split: str = "train"
@@ -76,16 +76,15 @@ def run(spec: PretrainSpec, inputs: Inputs, out: Path) -> Metrics:
 
 def _inputs(spec: PretrainSpec, lookup: Lookup) -> dict[str, Ref]:
     refs = {"data": pack_of(spec, lookup, spec.data, spec.pack)}
-    if spec.init not in ("scratch", "imagenet"):
+    if not weights.is_new(spec.init):
         refs["init"] = lookup.artifact("pretrain", spec.init)
         refuse_conflict(spec, refs["init"])
     return refs
 
 
 def science(spec: Any) -> dict[str, Any]:
-    """The spec's science, with the path of a starting artifact left to the input's fingerprint."""
-    own = spec.science()
-    return {**own, "init": own["init"] if own["init"] in ("scratch", "imagenet") else "artifact"}
+    """The spec's science; what it starts from by fingerprint or sha256, not by path."""
+    return weights.science(spec, spec.science())
 
 
 def refuse_conflict(spec: Any, start: Ref) -> None:
@@ -99,7 +98,7 @@ def refuse_conflict(spec: Any, start: Ref) -> None:
 
 
 def _choices(spec: PretrainSpec, inputs: Mapping[str, Ref]) -> str:
-    start = "" if spec.init == "scratch" else "imagenet-" if spec.init == "imagenet" else "continued-"
+    start = "continued-" if "init" in inputs else "" if spec.init == "scratch" else f"{weights.label(spec)}-"
     data = inputs["data"].config["data"]["name"]
     return f"{start}{encoder_label(spec.encoder)}-{data}-{spec.method.name}-s{spec.seed}"  # type: ignore[attr-defined]
 

@@ -26,6 +26,12 @@ class MissingInput(UserError):
     """A data set or an artifact that is not there; the message names the command that makes it."""
 
 
+class WeightsAbsent(MissingInput):
+    """Weights of others that are not on this machine. A table shows `row` where the numbers of the run would stand."""
+
+    row = "not run: weights absent"
+
+
 def suggest(word: str, options: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` when one of `options` is close to `word`, otherwise ''."""
     close = difflib.get_close_matches(word, [str(option) for option in options], n=1, cutoff=0.6)

@@ -6,7 +6,25 @@ from typing import Literal
 
 from pydantic import Field
 
-from ssl_sat.spec import Spec
+from ssl_sat.spec import Spec, runtime
+
+
+class StartSpec(Spec):
+    """Fields of a stage that may start from weights of others.
+
+    init: 'scratch', 'imagenet', a file of weights, or an artifact. weights: the file of init=imagenet, where the hub
+    is out of reach. init_bands: what the file's channels are, in their order; null: 13 are Sentinel-2 L1C (the order
+    of SSL4EO-S12), 3 are red, green, blue. init_units: what the weights were fed. 'reflectance' as it is (SSL4EO-S12:
+    digital numbers / 10000), display values 0..1 as they are ('display') or less ImageNet's mean and by its deviation
+    ('imagenet'), or 'standardised' by the data's own statistics; null: reflectance for 13 bands, else standardised.
+    init_strict: refuse a file that lacks a weight of the encoder or holds others than heads.
+    """
+
+    init: str = "scratch"
+    weights: str | None = runtime(None)
+    init_bands: tuple[str, ...] | None = None
+    init_units: Literal["reflectance", "display", "imagenet", "standardised"] | None = None
+    init_strict: bool = runtime(True)
 
 
 class CnnSpec(Spec):

@@ -1,7 +1,13 @@
 """First-layer filters moved to other bands, by name and wavelength.
 
 Tiling RGB filters over 12 bands made 16 of 17 frozen results worse in a public benchmark; here every filter goes to
-the band it was learnt on, or near it in wavelength.
+the band it was learnt on, or near it in wavelength. The size of the response is kept by the factor C_from / C_to of
+Carreira & Zisserman (2017, section 2.1, inflated filters) and timm (adapt_input_conv), except where a band keeps its
+own meaning (by_name).
+
+Filters see normalised bands, not digital numbers: each band less its mean and by its deviation, whether it was
+reflectance or a display value. Only then does a filter of one unit meet numbers of the size it was learnt on; weights
+that were fed raw reflectance (SSL4EO-S12) are fed so again (`init_units`).
 
 Legend: O filters, C bands, k kernel size.
 """

@@ -43,6 +43,7 @@ class ModelCard(Spec):
     trained_on: list[str]
     classes: list[str] | None = None
     head: dict[str, Any] | None = None
+    weights: dict[str, Any] | None = None  # of others, where the encoder once started from such: file, sha256, bands
 
 
 def build_encoder(card: ModelCard, seed: int = 0) -> nn.Module:

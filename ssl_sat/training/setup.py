@@ -16,11 +16,11 @@ from ssl_sat.augment.geometric import gsd_out
 from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.augment.views import Views
 from ssl_sat.data.packed import Pack
-from ssl_sat.encoders import ENCODERS
-from ssl_sat.encoders.imagenet import load_imagenet
+from ssl_sat.encoders import ENCODERS, weights
 from ssl_sat.encoders.stem import map_bands, stem_keys
 from ssl_sat.spec import UserError
 from ssl_sat.stage import record_facts
+from ssl_sat.training.imported import imported_encoder
 from ssl_sat.training.model_io import ModelCard, Normalisation, build_encoder, load_encoder
 from ssl_sat.training.spec import TrainerSpec
 
@@ -109,8 +109,8 @@ def _new_encoder(spec: Any, pack: Pack) -> tuple[nn.Module, ModelCard]:
         initialisation=spec.init,
         trained_on=[_label(pack)],
     )
-    if spec.init == "imagenet":
-        return load_imagenet(spec.encoder, bands=bands, image_size=image_size, seed=spec.seed, how=spec.stem), card
+    if spec.init != "scratch":
+        return imported_encoder(spec, card)
     return ENCODERS.build(spec.encoder, bands=bands, image_size=image_size, seed=spec.seed), card
 
 
@@ -133,11 +133,12 @@ def _same_pixels(card: ModelCard, pack: Pack, wanted: tuple[str, ...]) -> bool:
 
 
 def initialisation(spec: Any, inputs: Mapping[str, Artifact]) -> str:
-    """'scratch', 'imagenet' or what the starting artifact is, for tables: method, its own start, data."""
+    """'scratch', 'imagenet', a file by its digest, or the starting artifact: method, its own start, data."""
     if "init" not in inputs:
-        return spec.init
+        return weights.label(spec)
     config = inputs["init"].config
-    start = config["init"] if config["init"] in ("scratch", "imagenet") else "an artifact"
+    start = config["init"] if config["init"] in weights.NAMED else "an artifact"
+    start = "weights of others" if weights.is_file(config["init"]) else start
     return f"{config['method']['name']} on {config['data']['name']}, {config['epochs']} epochs, from {start}"
 
 
@@ -188,4 +189,4 @@ def record_inputs(out: Path, card: ModelCard, packs: Mapping[str, Pack]) -> None
     data = {
         slot: {"source": p.manifest.source, "patches_sha256": p.manifest.patches_sha256} for slot, p in packs.items()
     }
-    record_facts(out, initialisation=card.initialisation, data=data, gsd_m=card.gsd_m)
+    record_facts(out, initialisation=card.initialisation, weights=card.weights, data=data, gsd_m=card.gsd_m)
