@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "ssl_sat"
-LEAVES = {"data", "augment", "encoders", "losses", "optim", "ood"}
+LEAVES = {"data", "fetch", "augment", "encoders", "losses", "optim", "ood"}
 MIDDLE = {"training", "evaluation", "report"}
 LEAF_FOUNDATIONS = {"spec", "registry", "bands", "seeding", "precision", "progress"}  # precision is about torch
 FOUNDATIONS = LEAF_FOUNDATIONS | {"artifact", "stage", "provenance", "ranks"}

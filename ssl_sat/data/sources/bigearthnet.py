@@ -180,7 +180,8 @@ class BigEarthNet(Source):
     def missing(self, names: Sequence[str], urls: Sequence[str], instead: str) -> MissingInput:
         """The error for metadata files that are not there: what, where looked, the commands that fetch them."""
         looked = " or ".join(f"'{folder}'" for folder in dict.fromkeys(self._folders()))
-        fetch = "".join(f"\n  get it:  curl -LO {url}" for url in urls)
+        fetch = f"\n  get it:  python -m ssl_sat.download {self.spec.name} only=lists to={self._folders()[-1]}"
+        fetch += "".join(f"\n  by hand: curl -LO {url}" for url in urls)
         return MissingInput(
             f"{self.spec.name}: no {', '.join(names)} in {looked}. Set data.metadata_dir to the folder that holds "
             f"{'it' if len(names) == 1 else 'them'}, or {instead}.{fetch}"

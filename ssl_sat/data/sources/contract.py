@@ -104,7 +104,7 @@ class Source(abc.ABC):
 
     reads_with: tuple[str, ...] = ("root", "facts")  # of what is worked out on demand, that which `read` needs
     needs = "a folder of patches"  # what `root` must be
-    obtain = ""  # the commands that fetch it, where it is published; both are shown when it is missing
+    obtain = ""  # fetching by hand what `ssl_sat.download` knows; both are shown when it is missing
 
     def __init__(self, spec: DataSpec) -> None:
         self.spec = spec
@@ -129,7 +129,8 @@ class Source(abc.ABC):
         return root
 
     def _how_to_get(self) -> str:
-        fetch = f"\n  get it:  {self.obtain}" if self.obtain else ""
+        by_hand = f"python -m ssl_sat.download {self.spec.name}\n  by hand: {self.obtain}"
+        fetch = f"\n  get it:  {by_hand}" if self.obtain else ""
         pack = f"python -m ssl_sat.pack data={self.spec.name} data.root=<that folder>"
         return f"It must be {self.needs}.{fetch}\n  pack it: {pack}"
 

@@ -58,6 +58,7 @@ class _Published(FolderSource):
         raise MissingInput(
             f"{self.spec.name}: no {', '.join(names.values())} in {' or '.join(map(repr, map(str, folders)))}. "
             "Set data.splits_dir to their folder, or choose data.split=fractions.\n  get them: "
+            f"python -m ssl_sat.download {self.spec.name} only=lists to={root.parent}\n  by hand:  "
             f"for s in {' '.join(names.values())}; do curl -LO {LISTS}/$s; done"
         )
 

@@ -1,0 +1,1 @@
+"""Fetching published data sets: a catalogue of official files, resumable transfer, safe unpacking. Torch-free."""
