@@ -12,69 +12,155 @@ import pytorch_lightning as pl
 import torch
 
 from ssl_sat.artifact import write_atomic
-from ssl_sat.spec import UserError
+from ssl_sat.stage import record_facts
+from ssl_sat.training.metrics_csv import MetricsCsv
+from ssl_sat.training.survival import last_good, stop_everywhere
 
 
 class History(pl.Callback):
-    """Write `history.jsonl`: one row a step, one a validation, exact across kills.
+    """Write `history.jsonl` and `metrics.csv`: one row a step, one a validation or watch, exact across kills.
 
-    Values stay on the device until `every` steps have gathered, so that no step waits for a transfer.
-    Rows after the checkpoint that a run resumes from are cut off, since their steps run again.
+    Values stay on the device until `every` steps have gathered, so that no step waits for a transfer. They are means
+    over the processes, each of which has the same number of samples. Rows after the checkpoint that a run resumes
+    from are cut off, since their steps run again. What depends on the clock goes to the CSV and the loggers alone.
     """
 
     def __init__(self, path: Path, every: int, phase: str = "") -> None:
         self.path, self.every, self.phase = path, every, phase
+        self.csv = MetricsCsv(path.with_name("metrics.csv"))
+        self.speed = Speed()
         self._waiting: list[tuple[int, int, dict[str, Any]]] = []
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         """Cut off rows of this phase that will be written again."""
-        if not trainer.is_global_zero or not self.path.exists():
+        self.speed.start(trainer)
+        if not trainer.is_global_zero:
             return
-        rows = read_history(self.path)
-        keep = [row for row in rows if row["phase"] != self.phase or row["step"] <= trainer.global_step]
-        if len(keep) < len(rows):
-            write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in keep).encode())
+
+        def keep(row: dict[str, Any]) -> bool:
+            return row["phase"] != self.phase or row["step"] <= trainer.global_step
+
+        self.csv.cut(keep)
+        if self.path.exists():
+            rows = [row for row in read_history(self.path) if keep(row)]
+            write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Gather the step's values."""
         self._waiting.append((trainer.current_epoch, trainer.global_step, module.step_logs))
+        self.speed.count(module.batch_size)
         if trainer.global_step % self.every == 0:
-            self.flush(trainer, module)
+            self.flush(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         """Write what has gathered."""
-        self.flush(trainer, module)
+        self.flush(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        """Leave the speed for the provenance."""
+        record_facts(self.path.parent, speed=self.speed.overall())
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         """A checkpoint never runs ahead of the history."""
-        self.flush(trainer, module)
+        self.flush(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, module: Any) -> None:
         """Write the validation's values as a row of their own (the module has summed them up by now)."""
         if not trainer.sanity_checking and module.validation_logs:
             self._waiting.append((trainer.current_epoch, trainer.global_step, module.validation_logs))
-            self.flush(trainer, module)
+            self.flush(trainer)
 
-    def flush(self, trainer: pl.Trainer, module: Any) -> None:
+    def flush(self, trainer: pl.Trainer) -> None:
         """Move the gathered values to the host, write them and let the guard see them."""
-        rows: list[dict[str, Any]] = [
-            {"phase": self.phase, "epoch": epoch, "step": step, **{name: float(value) for name, value in logs.items()}}
-            for epoch, step, logs in self._waiting
-        ]
+        rows = [{"phase": self.phase, "epoch": e, "step": s, **values} for e, s, values in self._on_host(trainer)]
         self._waiting = []
-        if trainer.is_global_zero and rows:
+        if not rows:
+            return
+        self.write(trainer, rows, self.speed.since(trainer))
+        for row in rows:
+            check_health(row, self.path.parent / "checkpoints" / (self.phase or "run"))
+
+    def _on_host(self, trainer: pl.Trainer) -> list[tuple[int, int, dict[str, float]]]:
+        """The gathered values as numbers, in one transfer; means over the processes."""
+        flat = [value for _, _, logs in self._waiting for value in logs.values()]
+        if not flat:
+            return []
+        exact = torch.float32 if flat[0].device.type == "mps" else torch.float64  # MPS has no float64
+        values: Any = torch.stack([value.detach().to(exact) for value in flat])
+        if trainer.world_size > 1:
+            values = trainer.strategy.reduce(values, reduce_op="mean")
+        numbers = iter(values.tolist())
+        return [(e, s, _with_distance({name: next(numbers) for name in logs})) for e, s, logs in self._waiting]
+
+    def write(self, trainer: pl.Trainer, rows: list[dict[str, Any]], speed: dict[str, float] | None = None) -> None:
+        """Append rows to both files and hand them to the loggers; `speed` joins the last one there."""
+        if trainer.is_global_zero:
             with self.path.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
-        for row in rows:
-            check_health(row)
+        shown = [*rows[:-1], {**rows[-1], **(speed or {})}]
+        if trainer.is_global_zero:
+            self.csv.append(shown)
         for logger in trainer.loggers:
-            for row in rows:
+            for row in shown:
                 values = {k: v for k, v in row.items() if k not in ("phase", "epoch", "step")}
                 logger.log_metrics(values, step=row["step"])
 
 
-def check_health(row: dict[str, Any]) -> None:
+def _with_distance(values: dict[str, float]) -> dict[str, float]:
+    """Add how far the loss is above the floor of its batch size, where the method knows one."""
+    if "loss_floor" not in values:
+        return values
+    return {**values, "loss_above_floor": values["loss"] - values["loss_floor"]}
+
+
+class Speed:
+    """Images per second, and the share of time in which training waited for data, by the clock of this process."""
+
+    def __init__(self) -> None:
+        self._images = self._all_images = 0
+        self._seconds = self._waited = 0.0
+        self._from, self._waited_from = time.monotonic(), 0.0
+
+    def start(self, trainer: pl.Trainer) -> None:
+        """Start the clock anew, as after an evaluation."""
+        self._images, self._from, self._waited_from = 0, time.monotonic(), _waited(trainer)
+
+    def count(self, images: int) -> None:
+        """Count a step."""
+        self._images += images
+
+    def since(self, trainer: pl.Trainer) -> dict[str, float]:
+        """Speed since the last call or start; nothing when no step was made."""
+        seconds, waited = time.monotonic() - self._from, _waited(trainer) - self._waited_from
+        images = self._images
+        self.start(trainer)
+        if not images:
+            return {}
+        self._all_images, self._seconds, self._waited = (
+            self._all_images + images,
+            self._seconds + seconds,
+            self._waited + waited,
+        )
+        return {"images_per_second": images / seconds, "data_wait_share": waited / seconds}
+
+    def overall(self) -> dict[str, float | int]:
+        """Speed of everything that this process trained."""
+        seconds = max(self._seconds, 1e-9)
+        return {
+            "images": self._all_images,
+            "images_per_second": self._all_images / seconds,
+            "data_wait_share": self._waited / seconds,
+        }
+
+
+def _waited(trainer: pl.Trainer) -> float:
+    return float(getattr(trainer.train_dataloader, "waited_s", 0.0))
+
+
+def check_health(row: dict[str, Any], folder: Path) -> None:
     """Raise UserError with the cause when a row shows a loss that is not finite or collapsed embeddings.
+
+    Every process sees the same rows. `folder` holds the checkpoints; one is saved only after its rows were seen here.
 
     The standard deviation of unit embeddings over a batch, averaged over D dimensions, is 1/sqrt(D) for
     embeddings spread over the sphere and 0 at collapse (SimSiam, Chen & He 2021, section 4.1); here it is
@@ -83,11 +169,13 @@ def check_health(row: dict[str, Any]) -> None:
     where = f"at epoch {row['epoch']}, step {row['step']}"
     loss = row.get("loss", 0.0)
     if loss != loss or loss in (float("inf"), float("-inf")):
-        raise UserError(f"the loss is {loss} {where}. Lower optim.lr, or train with trainer.precision=32-true.")
+        stop_everywhere(
+            f"the loss is {loss} {where}. {last_good(folder)} Lower optim.lr, or train with trainer.precision=32-true."
+        )
     if row.get("embedding_std", 1.0) < 0.01:
-        raise UserError(
+        stop_everywhere(
             f"the embeddings collapsed {where}: their spread is {row['embedding_std']:.4f} of a sphere's. "
-            f"Lower optim.lr, raise the batch size or the variety of the views (augment=...)."
+            f"{last_good(folder)} Lower optim.lr, raise the batch size or the variety of the views (augment=...)."
         )
 
 

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from ssl_sat.artifact import sync_folder
+from ssl_sat.spec import UserError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -22,20 +23,37 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save to a local path."""
+        """Save to a local path; UserError when the disk does not take it, and what was there before stays."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.tmp")
-        with temporary.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        sync_folder(target.parent)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+            sync_folder(target.parent)
+        except (OSError, RuntimeError) as error:  # torch turns some write errors into RuntimeError
+            cause = _os_error(error)
+            if cause is None:
+                raise
+            temporary.unlink(missing_ok=True)
+            raise UserError(
+                f"the checkpoint {target} cannot be written: {cause.strerror}. Make room or mend the folder; the same "
+                f"command then goes on from the checkpoint before it."
+            ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Load tensors and plain data only."""
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The operating system's error behind an error, or None."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def checkpoint_callback(folder: Path, every_n_steps: int) -> ModelCheckpoint:
@@ -54,10 +72,10 @@ def checkpoint_callback(folder: Path, every_n_steps: int) -> ModelCheckpoint:
 
 
 def newest(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint of a folder; remove leftovers of a killed save."""
+    """Return the newest whole checkpoint of a folder; remove damaged ones and leftovers of a killed save."""
     for orphan in folder.glob(".*.tmp"):
         orphan.unlink()
-    for path in sorted(folder.glob("*.ckpt"), key=lambda p: int(p.stem), reverse=True):
+    for path in sorted(folder.glob("[0-9]*.ckpt"), key=lambda p: int(p.stem), reverse=True):
         if zipfile.is_zipfile(path):
             return path
         path.unlink()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,23 +15,29 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import RichProgressBar
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file, save
 
 from ssl_sat.artifact import write_atomic
 from ssl_sat.provenance import device_facts
+from ssl_sat.ranks import agreed, is_main_process
 from ssl_sat.seeding import key
 from ssl_sat.spec import ConfigError
-from ssl_sat.stage import is_main_process, record_facts
+from ssl_sat.stage import record_facts
+from ssl_sat.training import distribution, loggers
 from ssl_sat.training.callbacks import History, PlainProgress
 from ssl_sat.training.checkpoints import AtomicCheckpointIO, checkpoint_callback, newest
 from ssl_sat.training.spec import TrainerSpec
+from ssl_sat.training.survival import Survival
 
 
 def prepare(spec: TrainerSpec, out: Path) -> None:
     """Set the thread count and record the devices."""
+    distribution.die_with_parent()
+    loggers.check(spec)
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
+        os.environ.setdefault("OMP_NUM_THREADS", str(spec.threads))  # without it Lightning's launcher sets its own
     warnings.filterwarnings("ignore", ".*IterableDataset.*__len__.*")
     warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
@@ -55,57 +63,56 @@ def fit(
     When it returns, the module holds the weights of the last step.
     """
     folder = out / "checkpoints" / (phase or "run")
-    trainer = pl.Trainer(
-        accelerator=spec.accelerator,
-        devices=_devices(spec),
-        num_nodes=spec.num_nodes,
-        strategy=spec.strategy,
-        precision=spec.precision,
+    found = agreed(f"checkpoint of {phase or label}", lambda: str(newest(folder) or ""), out)
+    resume = Path(found) if found else None
+    history = History(out / "history.jsonl", spec.log_every_n_steps, phase)
+    trainer = _trainer(
+        spec,
         max_epochs=epochs,
-        gradient_clip_val=spec.clip_norm,
-        plugins=[AtomicCheckpointIO()],
-        logger=_loggers(spec, out, phase),
+        logger=loggers.build(spec, out, phase, int(resume.stem) if resume else None),
         callbacks=[
+            distribution.Agreement(out, resume),
+            history,
             *callbacks,
-            History(out / "history.jsonl", spec.log_every_n_steps, phase),
+            Survival(folder, spec.log_every_n_steps),
             *_progress(spec, label),
             checkpoint_callback(folder, spec.checkpoint_every_n_steps),
         ],
-        enable_progress_bar=spec.progress and sys.stdout.isatty(),
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,  # History decides what is logged when
-        default_root_dir=out,
+        default_root_dir=folder,
     )
-    _check_world(trainer, spec)
-    resume = newest(folder)
-    trainer.fit(module, ckpt_path=str(resume) if resume else None)
+    distribution.check_world(trainer, spec)
+    distribution.check_batch_norm(trainer, module, spec)
+    try:
+        trainer.fit(module, ckpt_path=str(resume) if resume else None)
+    except BaseException:
+        if trainer.strategy.launcher is not None:  # those that it started would wait for this process for ever
+            trainer.strategy.launcher.kill(signal.SIGKILL)
+        raise
 
 
-def _devices(spec: TrainerSpec) -> int | str:
-    """On the CPU 'auto' means one process: its threads already use every core."""
-    if spec.devices == "auto" and (spec.accelerator == "cpu" or not _has_accelerator()):
-        return 1
-    return spec.devices
-
-
-def _has_accelerator() -> bool:
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
-
-
-def _check_world(trainer: pl.Trainer, spec: TrainerSpec) -> None:
-    if isinstance(spec.devices, int) and trainer.world_size != spec.devices * spec.num_nodes:
-        raise ConfigError(
-            f"trainer.devices={spec.devices} on trainer.num_nodes={spec.num_nodes} was asked for, "
-            f"but {trainer.world_size} processes run; check the launcher (torchrun, srun)."
+def _trainer(spec: TrainerSpec, **options: Any) -> pl.Trainer:
+    """Lightning's Trainer; ConfigError for a combination that it refuses."""
+    try:
+        trainer = pl.Trainer(
+            accelerator=spec.accelerator,
+            devices=distribution.devices(spec),
+            num_nodes=spec.num_nodes,
+            strategy=spec.strategy,
+            precision=spec.precision,
+            gradient_clip_val=spec.clip_norm,
+            plugins=[AtomicCheckpointIO(), *([distribution.SyncedBatchNorm()] if spec.sync_batchnorm else [])],
+            enable_progress_bar=spec.progress and sys.stdout.isatty(),
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,  # History decides what is logged when
+            **options,
         )
-
-
-def _loggers(spec: TrainerSpec, out: Path, phase: str) -> list[Logger]:
-    if not spec.tensorboard:
-        return []
-    return [TensorBoardLogger(out, name="tensorboard", version=phase or "run")]
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise ConfigError(f"trainer: {error}") from error
+    # Lightning asks all processes in every step whether one got SIGTERM, and waits for the answer; Survival does it
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def _progress(spec: TrainerSpec, label: str) -> list[pl.Callback]:

@@ -20,7 +20,7 @@ class LoggerSpec(Spec):
 
     name: Literal["wandb", "mlflow", "comet", "neptune"] | None = None
     class_path: str | None = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -35,7 +35,7 @@ class LoggerSpec(Spec):
 
 
 class TrainerSpec(Spec):
-    """How the Trainer runs. Only precision, clipping and sync_batchnorm are science; the rest must not change the result.
+    """How the Trainer runs. Precision, clipping and sync_batchnorm are science; the rest must not change the result.
 
     sync_batchnorm: statistics of batch norm over the global batch, as on one device; false takes each device's share.
     loggers: beside TensorBoard and the CSV, which are always written.
