@@ -95,7 +95,7 @@ class RecordFile:
             except OSError as error:
                 raise self._unreadable(error) from error
             if got == 0:
-                raise self._unreadable(f"it ends at byte {offset}, before record {offset // self.record_bytes} does")
+                raise self._unreadable(f"it ends before record {offset // self.record_bytes} does")
             offset += got
             while pieces and got >= len(pieces[0]):
                 got -= len(pieces.pop(0))
