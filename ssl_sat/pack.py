@@ -20,12 +20,13 @@ from ssl_sat.stage import Inputs, Lookup, Metrics, Stage, StageSpec, execute
 
 
 class PackSpec(StageSpec):
-    """What to pack."""
+    """What to pack. `workers` processes read (null: all usable cores); the result does not depend on them."""
 
     registries: ClassVar = {"data": SOURCES}
 
     data: SerializeAsAny[DataSpec]
     progress: bool = runtime(True)
+    workers: int | None = runtime(None, ge=1)
 
 
 def run(spec: PackSpec, inputs: Inputs, out: Path) -> Metrics:
@@ -34,7 +35,7 @@ def run(spec: PackSpec, inputs: Inputs, out: Path) -> Metrics:
     from ssl_sat.progress import counter
 
     with counter("pack", "patches", spec.progress) as advance:
-        return write_pack(spec.data, out, advance)
+        return write_pack(spec.data, out, advance, spec.workers)
 
 
 def _science(spec: PackSpec) -> dict[str, Any]:
@@ -57,6 +58,8 @@ PACK = Stage(
     science=_science,
     code=(
         "ssl_sat.data.packing",
+        "ssl_sat.data.pack_file",
+        "ssl_sat.data.pack_parts",
         "ssl_sat.data.splits",
         "ssl_sat.data.statistics",
         "ssl_sat.data.sources.contract",

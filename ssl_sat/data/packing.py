@@ -1,29 +1,36 @@
-"""Writing packs: list, read patch by patch, stream fixed-size records. The format: docs/pack_format.md."""
+"""Writing packs: list, read in parts, stream fixed-size records. The format: docs/pack_format.md."""
 
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ssl_sat.data import SOURCES
-from ssl_sat.data.sources.contract import Facts, Listing, PatchRef, Source, UnreadablePatch
+from ssl_sat.data.pack_file import PatchFile, remove_leftovers
+from ssl_sat.data.pack_parts import Job
+from ssl_sat.data.pack_workers import Workers, in_flight, usable_cores
+from ssl_sat.data.sources.contract import Facts, Listing, PatchRef, Source
 from ssl_sat.data.sources.scenes import parameters
 from ssl_sat.data.spec import DataSpec, ScenesSpec
 from ssl_sat.data.splits import digest_file, rank
-from ssl_sat.data.statistics import BandHistograms
 from ssl_sat.spec import UserError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 FORMAT = "ssl_sat.pack/1"
-_CHUNK_BYTES = 8 << 20  # records gathered before they are written, hashed and counted
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, int], None]  # patches done, of how many, bytes of each
+_FEW_PARTS = 4  # fewer are read by the calling process alone, unless a number of workers is asked for
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def source_digest(spec: DataSpec) -> dict[str, Any]:
@@ -43,126 +50,121 @@ def source_digest(spec: DataSpec) -> dict[str, Any]:
     }
 
 
-def write_pack(spec: DataSpec, out: Path, progress: Progress | None = None) -> dict[str, float | int | str]:
+def write_pack(
+    spec: DataSpec, out: Path, progress: Progress | None = None, workers: int | None = 1
+) -> dict[str, float | int | str]:
     """Pack the data set of `spec` into the folder `out` and return metrics (counts and hashes, no times).
 
-    Unreadable patches are listed in quarantine.csv; UserError when their share exceeds `spec.max_quarantined`.
+    `workers` processes read (None: one for each usable core, or none beside this one where little is to be read); the
+    result does not depend on them. Work that an earlier, killed call with the same data left in `out` is taken over.
+    `progress` is told first what is done already, then every step. Unreadable patches are listed in quarantine.csv;
+    UserError when their share exceeds `spec.max_quarantined`, when the disk is too small or full, or a worker dies.
     """
     source: Source = SOURCES.build(spec)
     listing = source.listing()
     facts = source.facts
     refs = sorted(listing.refs, key=lambda ref: (rank(ref.split), ref.id))
+    source.forget_listing()  # of the listing, what is needed is in `refs` by now
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
+    finished = _finished(spec, out, facts, listing, refs)
+    if finished is not None:
+        return finished
     has_train = any(ref.split == "train" for ref in refs)
     counted = sum(ref.split == "train" or not has_train for ref in refs)
-    writer = _Writer(out, facts, BandHistograms(facts.bands, facts.dtype, counted), "train" if has_train else None)
-    _check_room(out, len(refs) * writer.record_bytes)
-    with writer:
-        for done, (ref, arrays, reason) in enumerate(_read_all(source, refs), start=1):
-            writer.add(ref, arrays, reason)
-            if progress is not None:
-                progress(done, len(refs))
-    _write_quarantine(out / "quarantine.csv", writer.quarantine)
-    _check_quarantine(spec, out, writer, len(refs))
-    if has_train and not any(ref.split == "train" for ref in writer.written):
+    job = Job(source, facts, "train" if has_train else None, counted)
+    with PatchFile(out, job, refs, spec.science()) as file:
+        _make_parts(file, workers, progress)
+    _write_quarantine(out / "quarantine.csv", file.quarantine)
+    _check_quarantine(spec, out, file, len(refs))
+    if has_train and not any(ref.split == "train" for ref in file.written):
         raise UserError(f"{spec.name}: every training patch is unreadable; reasons in {out / 'quarantine.csv'}.")
-    _write_index(out / "index.parquet", writer, listing)
-    duplicates = _across_splits(writer)
-    _write_json(out / "stats.json", _stats(writer, facts))
-    manifest = _manifest(spec, facts, listing, writer, duplicates)
+    _write_table(_table(file.written, file.digests, listing), out / "index.parquet")
+    _write_json(out / "stats.json", _stats(file, facts))
+    manifest = _manifest(spec, facts, listing, file.written, file.digests, len(file.quarantine), file.sha256)
     _write_json(out / "manifest.json", manifest)
+    file.close_parts()
+    return _metrics(manifest)
+
+
+def _make_parts(file: PatchFile, workers: int | None, progress: Progress | None) -> None:
+    """Bring patches.bin to its end, by this process alone or with others beside it."""
+    count = _processes(file, workers)
+    file.check_room(in_flight(count) if count > 1 else 0)
+    done, total, size = file.patches_done, len(file.refs), file.job.record_bytes
+
+    def tick(patches: int) -> None:
+        nonlocal done
+        done += patches
+        if progress is not None:
+            progress(done, total, size)
+
+    if done and progress is not None:
+        print(f"  pack: {done} of {total} patches were read before", flush=True)
+    tick(0)
+    try:
+        with ExitStack() as stack:
+            pool = None
+            if count > 1:
+                pool = Workers(file.job, file.folder, count, file.missing, file.refs_of, tick)
+                stack.enter_context(pool)
+            while file.next < file.count:
+                if file.next in file.ready:
+                    file.append_next()
+                elif pool is None:
+                    file.make_next(tick)
+                else:
+                    pool.wait_for(file.next)
+                    file.append_next()
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise UserError(
+            f"{file.out}: {error.strerror} after {done} of {total} patches. Make room: the same command goes on "
+            "from there."
+        ) from None
+
+
+def _processes(file: PatchFile, workers: int | None) -> int:
+    """How many processes shall read; one means this one. Starting others takes a second: not for a few parts."""
+    left = len(file.missing)
+    if workers is None:
+        return min(usable_cores(), left) if left >= _FEW_PARTS else 1
+    return max(1, min(workers, left))
+
+
+def _finished(
+    spec: DataSpec, out: Path, facts: Facts, listing: Listing, refs: list[PatchRef]
+) -> dict[str, float | int | str] | None:
+    """Metrics of the pack of these very patches that is in `out` already, undamaged: of a kill while publishing."""
+    import pyarrow.parquet as pq
+
+    if not (out / "manifest.json").is_file() or (out / "parts").exists():
+        return None
+    try:
+        manifest = json.loads((out / "manifest.json").read_bytes())
+        with open(out / "quarantine.csv", newline="", encoding="utf-8") as file:
+            bad = {row["id"] for row in csv.DictReader(file)}
+        json.loads((out / "stats.json").read_bytes())
+        table = pq.read_table(out / "index.parquet")
+        digests = np.frombuffer(bytes.fromhex("".join(table["digest"].to_pylist())), np.uint8).reshape(-1, 16)
+        written = [ref for ref in refs if ref.id not in bad]
+        if len(digests) != len(written) or not table.equals(_table(written, digests, listing)):
+            return None
+        wanted = _manifest(spec, facts, listing, written, digests, len(bad), digest_file(out / "patches.bin"))
+    except (OSError, ValueError, KeyError):
+        return None
+    return _metrics(manifest) if json.loads(json.dumps(wanted)) == manifest else None
+
+
+def _metrics(manifest: dict[str, Any]) -> dict[str, float | int | str]:
     sizes = {f"n_{name}": last - first for name, (first, last) in manifest["splits"].items()}
     kept = ("n", "record_bytes", "quarantined", "absent", "unlisted", "duplicates_across_splits", "patches_sha256")
-    return {key: manifest[key] for key in kept} | sizes | {"classes": len(listing.classes), "bytes": writer.bytes}
+    counts = {"classes": len(manifest["classes"]), "bytes": manifest["n"] * manifest["record_bytes"]}
+    return {key: manifest[key] for key in kept} | sizes | counts
 
 
-def _read_all(source: Source, refs: list[PatchRef]) -> Iterator[tuple[PatchRef, list[np.ndarray], str | None]]:
-    """Patches in order, each with its arrays or the reason why there are none."""
-    for ref in refs:
-        if ref.problem is not None:
-            yield ref, [], ref.problem
-            continue
-        try:
-            yield ref, source.read(ref), None
-        except UnreadablePatch as reason:
-            yield ref, [], str(reason)
-
-
-class _Writer:
-    """Streams records to patches.bin; hashes and counts them by chunks, so that memory stays small."""
-
-    def __init__(self, out: Path, facts: Facts, histograms: BandHistograms, stats_split: str | None) -> None:
-        self.out, self.facts, self.histograms, self.stats_split = out, facts, histograms, stats_split
-        self.dtype = np.dtype(facts.dtype).newbyteorder("<")
-        self.shapes = [(len(group.bands), group.height, group.width) for group in facts.groups]
-        self.items = sum(c * h * w for c, h, w in self.shapes)
-        self.written: list[PatchRef] = []
-        self.digests: list[str] = []
-        self.quarantine: list[tuple[str, str, str]] = []
-        self.bytes = self.counted = 0
-        self._sha = hashlib.sha256()
-        self._chunk = np.empty((max(1, _CHUNK_BYTES // (self.items * self.dtype.itemsize)), self.items), self.dtype)
-        self._in_chunk: list[PatchRef] = []
-
-    def __enter__(self) -> _Writer:
-        self._file = open(self.out / "patches.bin", "wb")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if error[0] is None:
-            self._flush()
-        self._file.close()
-
-    @property
-    def record_bytes(self) -> int:
-        return self.items * self.dtype.itemsize
-
-    @property
-    def sha256(self) -> str:
-        return self._sha.hexdigest()
-
-    def add(self, ref: PatchRef, arrays: list[np.ndarray], reason: str | None) -> None:
-        if reason is not None:
-            self.quarantine.append((ref.path, ref.id, reason))
-            return
-        record, at = self._chunk[len(self._in_chunk)], 0
-        for array, shape in zip(arrays, self.shapes, strict=True):
-            if array.shape != shape or array.dtype != self.facts.dtype:
-                raise ValueError(
-                    f"{ref.id}: {array.dtype} {array.shape} from the source, facts say {self.dtype} {shape}"
-                )
-            record[at : at + array.size] = array.reshape(-1)
-            at += array.size
-        self.written.append(ref)
-        self.digests.append(hashlib.blake2b(record, digest_size=16).hexdigest())
-        self._in_chunk.append(ref)
-        if len(self._in_chunk) == len(self._chunk):
-            self._flush()
-
-    def _flush(self) -> None:
-        records, refs = self._chunk[: len(self._in_chunk)], self._in_chunk
-        self._file.write(records)  # type: ignore[arg-type]
-        self._sha.update(records)
-        self.bytes += records.nbytes
-        self._count(records[[at for at, ref in enumerate(refs) if self.stats_split in (None, ref.split)]])
-        self._in_chunk = []
-
-    def _count(self, records: np.ndarray) -> None:
-        at = band = 0
-        for shape in self.shapes if len(records) else ():
-            size = shape[0] * shape[1] * shape[2]
-            self.histograms.add(records[:, at : at + size].reshape(-1, *shape), band)
-            at, band = at + size, band + shape[0]
-        self.counted += len(records)
-
-
-def _check_room(out: Path, needed: int) -> None:
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        raise UserError(f"{out}: the pack needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there.")
-
-
-def _check_quarantine(spec: DataSpec, out: Path, writer: _Writer, total: int) -> None:
+def _check_quarantine(spec: DataSpec, out: Path, writer: PatchFile, total: int) -> None:
     bad = len(writer.quarantine)
     if not bad:
         return
@@ -177,12 +179,14 @@ def _check_quarantine(spec: DataSpec, out: Path, writer: _Writer, total: int) ->
         )
 
 
-def _across_splits(writer: _Writer) -> int:
+def _across_splits(written: list[PatchRef], digests: np.ndarray) -> int:
     """Patches of one split whose record, bit for bit, is also in an earlier split: leakage that names do not show."""
-    first_split: dict[str, str] = {}
-    for ref, digest in zip(writer.written, writer.digests, strict=True):
-        first_split.setdefault(digest, ref.split)
-    return sum(first_split[digest] != ref.split for ref, digest in zip(writer.written, writer.digests, strict=True))
+    if not written:
+        return 0
+    numbers = {split: number for number, split in enumerate(dict.fromkeys(ref.split for ref in written))}
+    split_of = np.array([numbers[ref.split] for ref in written])
+    _, first, group = np.unique(digests.view("V16").ravel(), return_index=True, return_inverse=True)
+    return int((split_of[first][group] != split_of).sum())
 
 
 def _split_ranges(refs: list[PatchRef]) -> dict[str, list[int]]:
@@ -192,7 +196,15 @@ def _split_ranges(refs: list[PatchRef]) -> dict[str, list[int]]:
     return ranges
 
 
-def _manifest(spec: DataSpec, facts: Facts, listing: Listing, writer: _Writer, duplicates: int) -> dict[str, Any]:
+def _manifest(
+    spec: DataSpec,
+    facts: Facts,
+    listing: Listing,
+    written: list[PatchRef],
+    digests: np.ndarray,
+    quarantined: int,
+    sha256: str,
+) -> dict[str, Any]:
     finest = [group.gsd_m for group in facts.groups if group.gsd_m is not None]
     return {
         "format": FORMAT,
@@ -202,9 +214,10 @@ def _manifest(spec: DataSpec, facts: Facts, listing: Listing, writer: _Writer, d
         "bands": list(facts.bands),
         "groups": [asdict(group) | {"bands": list(group.bands)} for group in facts.groups],
         "dtype": facts.dtype,
-        "record_bytes": writer.record_bytes,
-        "n": len(writer.written),
-        "splits": _split_ranges(writer.written),
+        "record_bytes": sum(len(group.bands) * group.height * group.width for group in facts.groups)
+        * np.dtype(facts.dtype).itemsize,
+        "n": len(written),
+        "splits": _split_ranges(written),
         "classes": list(listing.classes),
         "label_kind": listing.label_kind,
         "scale": facts.scale,
@@ -213,18 +226,18 @@ def _manifest(spec: DataSpec, facts: Facts, listing: Listing, writer: _Writer, d
         "decode_sha256": hashlib.sha256(json.dumps(dict(facts.decode), sort_keys=True).encode()).hexdigest(),
         "gsd_m": min(finest) if finest else None,
         "synthetic": facts.synthetic,
-        "quarantined": len(writer.quarantine),
+        "quarantined": quarantined,
         "absent": listing.absent,
         "unlisted": listing.unlisted,
-        "duplicates_across_splits": duplicates,
+        "duplicates_across_splits": _across_splits(written, digests),
         "split_files": dict(sorted(listing.split_files.items())),
-        "patches_sha256": writer.sha256,
+        "patches_sha256": sha256,
     }
 
 
-def _stats(writer: _Writer, facts: Facts) -> dict[str, Any]:
+def _stats(writer: PatchFile, facts: Facts) -> dict[str, Any]:
     return {
-        "split": writer.stats_split or "all",
+        "split": writer.job.stats_split or "all",
         "patches": writer.counted,
         "unit": "display" if facts.level == "display" else "reflectance",
         "percentiles": "exact" if writer.histograms.integer else "sampled",
@@ -232,11 +245,11 @@ def _stats(writer: _Writer, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _write_index(path: Path, writer: _Writer, listing: Listing) -> None:
+def _table(refs: list[PatchRef], digests: np.ndarray, listing: Listing) -> pa.Table:
+    """index.parquet: a row per record."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    refs, number = writer.written, {name: at for at, name in enumerate(listing.classes)}
+    number = {name: at for at, name in enumerate(listing.classes)}
     single = listing.label_kind == "single"
     columns = {
         "id": pa.array([ref.id for ref in refs], pa.string()),
@@ -248,9 +261,15 @@ def _write_index(path: Path, writer: _Writer, listing: Listing) -> None:
         "path": pa.array([ref.path for ref in refs], pa.string()),
         "place": pa.array([ref.place for ref in refs], pa.string()),
         "time": pa.array([ref.time for ref in refs], pa.string()),
-        "digest": pa.array(writer.digests, pa.string()),
+        "digest": pa.array([digest.tobytes().hex() for digest in digests], pa.string()),
     }
-    pq.write_table(pa.table(columns), path)
+    return pa.table(columns)
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path)
 
 
 def _write_quarantine(path: Path, rows: list[tuple[str, str, str]]) -> None:

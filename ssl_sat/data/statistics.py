@@ -1,7 +1,8 @@
 """Per-band statistics, gathered while records stream by, in float64.
 
 Integer data: a full histogram per band, so that mean, deviation and percentiles are exact and do not depend on the
-order of the patches. Float data: exact sums, percentiles from evenly spaced pixels of every patch.
+order of the patches. Float data: sums in float64, percentiles from evenly spaced pixels of every patch; these depend on
+the order in which parts are merged (in the last bits), which is that of the pack.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 
 _SAMPLED_VALUES = 2_000_000  # per band, float data only
+
+State = dict[str, np.ndarray]  # what `state` gives and `merge` takes
 
 
 class BandHistograms:
@@ -43,6 +46,36 @@ class BandHistograms:
         keep = min(values_NP.shape[1], max(1, _SAMPLED_VALUES // self._patches))
         at = np.linspace(0, values_NP.shape[1] - 1, keep).astype(int)
         self._pieces[band].append(values_NP[:, at].astype(np.float32).ravel())
+
+    def state(self) -> State:
+        """All that was counted, small enough to be stored for every part of a pack."""
+        if self.integer:
+            at = np.flatnonzero(self._counts)
+            return {"at": at.astype(np.uint32), "counts": self._counts.ravel()[at]}
+        pieces = [np.concatenate(some) if some else np.empty(0, np.float32) for some in self._pieces]
+        sizes = np.array([len(piece) for piece in pieces], np.int64)
+        return {"sums": self._sums, "sizes": sizes, "sample": np.concatenate(pieces)}
+
+    def state_bytes(self, patches: int) -> int:
+        """About the size of the state of so many patches; digital numbers are taken to spread over some 8,000."""
+        values = (
+            min(self._counts.shape[1], 8192) * 12
+            if self.integer
+            else 4 * -(-_SAMPLED_VALUES // self._patches) * patches
+        )
+        return len(self.names) * values
+
+    def merge(self, state: State) -> None:
+        """Add what another one with the same bands and dtype has counted."""
+        if self.integer:
+            self._counts.reshape(-1)[state["at"]] += state["counts"]
+            return
+        sums = state["sums"]
+        self._sums[:, :3] += sums[:, :3]
+        self._sums[:, 3] = np.minimum(self._sums[:, 3], sums[:, 3])
+        self._sums[:, 4] = np.maximum(self._sums[:, 4], sums[:, 4])
+        for band, piece in enumerate(np.split(state["sample"], np.cumsum(state["sizes"])[:-1])):
+            self._pieces[band].append(piece)
 
     def summary(self, scale: float, offset: float) -> dict[str, dict[str, Any]]:
         """{band: {mean, std, min, p01, p50, p99, max, count}} of (value - offset) / scale."""

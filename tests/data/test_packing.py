@@ -195,9 +195,9 @@ def test_metrics_are_flat_and_repeat(tmp_path: Path) -> None:
     folders.write_npy(tmp_path / "data")
     seen: list[tuple[int, int]] = []
     spec = SOURCES.parse({"name": "npy", "root": str(tmp_path / "data"), "split": "fractions"})
-    one = write_pack(spec, tmp_path / "one", lambda done, total: seen.append((done, total)))
+    one = write_pack(spec, tmp_path / "one", lambda done, total, size: seen.append((done, total)))
     assert one == write_pack(spec, tmp_path / "two")
-    assert seen == [(n, 6) for n in range(1, 7)]
+    assert seen[0] == (0, 6) and seen[-1] == (6, 6)
     assert one["n"] == one["n_train"] + one["n_val"] + one["n_test"] == 6
     assert all(isinstance(value, (int, float, str)) for value in one.values())
 
