@@ -2,10 +2,12 @@
 
 Reads the integers of the pack directly, and turns right angles while it writes.
 
-Legend: N patches, C bands, H x W pixels in, S x S pixels out.
+Legend: N patches, C bands, H x W pixels in, S x S pixels out, X pixels in along one axis, T taps of the blur.
 """
 
 from __future__ import annotations
+
+import math
 
 import numba
 import numpy as np
@@ -31,6 +33,58 @@ def separable_into(
     marked = transpose_N if transpose_N is not None else torch.zeros(len(x), dtype=torch.bool)
     rows, columns = rows_NSH.contiguous().numpy(), columns_NSW.contiguous().numpy()
     _separable(out_NCSS.numpy(), x, rows, columns, marked.numpy(), np.array(take), np.array(place))
+
+
+def resample_matrix(
+    start_N: Tensor, length_N: Tensor, size_in: int, size_out: int, flip_N: Tensor | None, taps_NT: Tensor | None
+) -> Tensor:
+    """Return (N, S, X): `geometric.resample_matrix`, mirrored where marked, then blurred with reflected borders.
+
+    Equal to the products of `geometric` but for the order of summation; only entries that are not zero are computed.
+    """
+    n = len(start_N)
+    flip = torch.zeros(n, dtype=torch.bool) if flip_N is None else flip_N
+    taps = torch.ones(n, 1) if taps_NT is None else taps_NT
+    out = np.zeros((n, size_out, size_in), np.float32)
+    _resample(out, start_N.float().numpy(), length_N.float().numpy(), flip.numpy(), taps.contiguous().numpy())
+    return torch.from_numpy(out)
+
+
+@numba.njit(nogil=True)
+def _resample(out: np.ndarray, start: np.ndarray, length: np.ndarray, flip: np.ndarray, taps: np.ndarray) -> None:
+    size, width, radius = out.shape[1], out.shape[2], taps.shape[1] // 2
+    plain = np.empty((size, width), np.float32)
+    first, last = np.empty(size, np.int64), np.empty(size, np.int64)
+    one, half, edge = np.float32(1.0), np.float32(0.5), np.float32(1e-3)
+    for n in range(out.shape[0]):
+        step = length[n] / np.float32(size)
+        reach = max(step, one)
+        for s in range(size):
+            row = size - 1 - s if flip[n] else s
+            centre = step * (np.float32(s) + half)
+            at = math.floor(start[n] + centre - half)
+            low, high = max(0, at - math.ceil(reach)), min(width, at + math.ceil(reach) + 2)
+            total = np.float32(0.0)
+            for w in range(low, high):
+                pixel = np.float32(w) - start[n]
+                weight = one - abs(pixel + half - centre) / reach
+                if weight <= 0.0 or pixel + one <= edge or pixel - length[n] >= -edge:
+                    weight = np.float32(0.0)
+                plain[row, w] = weight
+                total += weight
+            first[row], last[row] = low, high
+            for w in range(low, high):
+                plain[row, w] /= total
+        identity = taps[n, radius] == 1.0
+        for s in range(size):
+            for t in range(-radius, radius + 1):
+                if identity and t != 0:
+                    continue
+                source = abs(s + t)
+                if source >= size:
+                    source = 2 * (size - 1) - source
+                for w in range(first[source], last[source]):
+                    out[n, s, w] += taps[n, t + radius] * plain[source, w]
 
 
 @numba.njit(nogil=True)

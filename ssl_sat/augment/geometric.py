@@ -96,17 +96,22 @@ def flip_rows(weight_NSX: Tensor, flip_N: Tensor) -> Tensor:
     return torch.where(flip_N[:, None, None], weight_NSX.flip(1), weight_NSX)
 
 
-def blur_matrix(sigma_N: Tensor, apply_N: Tensor, size: int, kernel: int) -> Tensor:
-    """Return (N, size, size): a Gaussian of `kernel` taps with reflected borders; the identity where not applied."""
+def blur_taps(sigma_N: Tensor, apply_N: Tensor, kernel: int) -> Tensor:
+    """Return (N, kernel): the weights of a Gaussian, of which only the middle one is not zero where not applied."""
     radius = kernel // 2
     tap = torch.arange(-radius, radius + 1, device=sigma_N.device, dtype=torch.float32)
     gauss = torch.exp(-0.5 * (tap / sigma_N[:, None]) ** 2)
-    gauss = torch.where(apply_N[:, None], gauss / gauss.sum(1, keepdim=True), (tap == 0).float())
-    position = torch.arange(size, device=sigma_N.device)
-    source = (position[:, None] + tap.long()).abs()
+    return torch.where(apply_N[:, None], gauss / gauss.sum(1, keepdim=True), (tap == 0).float())
+
+
+def blur_matrix(taps_NT: Tensor, size: int) -> Tensor:
+    """Return (N, size, size): the taps around every sample, with reflected borders."""
+    radius = taps_NT.shape[1] // 2
+    position = torch.arange(size, device=taps_NT.device)
+    source = (position[:, None] + torch.arange(-radius, radius + 1, device=taps_NT.device)).abs()
     source = torch.where(source >= size, 2 * (size - 1) - source, source)
     reflected = torch.nn.functional.one_hot(source, size).float()  # (size, taps, size)
-    return torch.einsum("nt,ots->nos", gauss, reflected)
+    return torch.einsum("nt,ots->nos", taps_NT, reflected)
 
 
 def separable(x_NCHW: Tensor, rows_NSH: Tensor, columns_NSW: Tensor) -> Tensor:

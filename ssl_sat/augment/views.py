@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from ssl_sat import bands as band_names
-from ssl_sat.augment import display, radiometric
+from ssl_sat.augment import cpu_kernel, display, radiometric
 from ssl_sat.augment import geometric as geo
-from ssl_sat.augment.cpu_kernel import separable_into
 from ssl_sat.augment.draws import Draws
 from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.precision import full_float32
@@ -145,7 +144,7 @@ class Views:
         transpose = None if moves is None else moves.transpose
         if _sparse(boxes.top.device):
             for wanted, x, (rows, columns) in zip(self._parts, pixels, matrices, strict=True):
-                separable_into(out_NCSS, x, rows, columns, transpose, wanted.take, wanted.place)
+                cpu_kernel.separable_into(out_NCSS, x, rows, columns, transpose, wanted.take, wanted.place)
             return out_NCSS
         y = torch.cat([geo.separable(x, *pair) for x, pair in zip(pixels, matrices, strict=True)], 1)
         if transpose is not None:
@@ -158,13 +157,18 @@ class Views:
     def _matrices(self, wanted: _Part, boxes: geo.Boxes, moves: _Moves | None) -> tuple[Tensor, Tensor]:
         """W_y and W_x of one group: the box's share of its grid, then mirrors, then blur."""
         shrink_y, shrink_x = wanted.height / self.height, wanted.width / self.width
-        rows = geo.resample_matrix(boxes.top * shrink_y, boxes.height * shrink_y, wanted.height, self.image_size)
-        columns = geo.resample_matrix(boxes.left * shrink_x, boxes.width * shrink_x, wanted.width, self.image_size)
-        if moves is not None:
-            rows, columns = geo.flip_rows(rows, moves.flip_y), geo.flip_rows(columns, moves.flip_x)
-            if moves.blur is not None:
-                rows, columns = moves.blur @ rows, moves.blur @ columns
-        return rows, columns
+        y, x = (boxes.top * shrink_y, boxes.height * shrink_y), (boxes.left * shrink_x, boxes.width * shrink_x)
+        flip_y, flip_x, _, blur = moves or _Moves(None, None, None, None)
+        if _sparse(boxes.top.device):
+            return (
+                cpu_kernel.resample_matrix(*y, wanted.height, self.image_size, flip_y, blur),
+                cpu_kernel.resample_matrix(*x, wanted.width, self.image_size, flip_x, blur),
+            )
+        rows = geo.resample_matrix(*y, wanted.height, self.image_size)
+        columns = geo.resample_matrix(*x, wanted.width, self.image_size)
+        if flip_y is not None and flip_x is not None:
+            rows, columns = geo.flip_rows(rows, flip_y), geo.flip_rows(columns, flip_x)
+        return (rows, columns) if blur is None else (blur @ rows, blur @ columns)
 
     def _view(self, out: Tensor, pixels: list[Tensor], dtype: torch.dtype, draws: Draws, shared: Draws) -> Tensor:
         boxes = (
@@ -216,10 +220,13 @@ def _sparse(device: torch.device) -> bool:
 
 
 class _Moves(NamedTuple):
-    """What happens to a view's frame: mirrored axes, transposition, blur matrix; None where the recipe has none."""
+    """What happens to a view's frame: mirrored axes, transposition, blur; None where the recipe has none.
 
-    flip_y: Tensor
-    flip_x: Tensor
+    The blur is its taps (N, T) on a CPU, elsewhere its matrix (N, S, S).
+    """
+
+    flip_y: Tensor | None
+    flip_x: Tensor | None
     transpose: Tensor | None
     blur: Tensor | None
 
@@ -233,7 +240,8 @@ def _moves(spec: AugmentSpec, draws: Draws, shared: Draws, image_size: int) -> _
         flip_y, flip_x = flip_y ^ turn_y, flip_x ^ turn_x
     if spec.blur:
         sigma_N = draws.uniform("blur-sigma", low=spec.blur_sigma[0], high=spec.blur_sigma[1])
-        blur = geo.blur_matrix(sigma_N, draws.chance("blur", spec.blur), image_size, spec.blur_kernel)
+        taps_NT = geo.blur_taps(sigma_N, draws.chance("blur", spec.blur), spec.blur_kernel)
+        blur = taps_NT if _sparse(taps_NT.device) else geo.blur_matrix(taps_NT, image_size)
     return _Moves(flip_y, flip_x, transpose, blur)
 
 

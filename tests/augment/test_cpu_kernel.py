@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssl_sat.augment import geometric as geo
-from ssl_sat.augment.cpu_kernel import separable_into
+from ssl_sat.augment.cpu_kernel import resample_matrix, separable_into
 from ssl_sat.augment.draws import Draws
 
 
@@ -17,7 +17,7 @@ def test_equals_the_matrix_products(dtype, size_in, size_out):
     x = whole.to(torch.uint16).view(torch.int16) if dtype == torch.int16 else whole.to(dtype)
     draws = Draws(0, 0, 0, torch.arange(6))
     boxes = geo.random_boxes(draws, size_in, size_in, (0.2, 1.0), (0.75, 1.33))
-    blur = geo.blur_matrix(torch.ones(6), draws.chance("blur", 0.5), size_out, 3)
+    blur = geo.blur_matrix(geo.blur_taps(torch.ones(6), draws.chance("blur", 0.5), 3), size_out)
     rows = blur @ geo.flip_rows(
         geo.resample_matrix(boxes.top, boxes.height, size_in, size_out), draws.chance("flip", 0.5)
     )
@@ -29,3 +29,24 @@ def test_equals_the_matrix_products(dtype, size_in, size_out):
     expected = torch.where(transpose[:, None, None, None], expected.transpose(2, 3), expected)
     assert (out[:, [0, 4, 1]] - expected[:, [3, 0, 2]]).abs().max() <= 1e-6 * high
     assert (out[:, 2:4] == -1.0).all()  # channels of other groups are left alone
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+@pytest.mark.parametrize("size_in, size_out, share", [(120, 64, 1.0), (20, 64, 1 / 6), (60, 64, 0.5), (9, 64, 1.0)])
+def test_matrices_equal_those_of_the_other_devices(size_in, size_out, share, kernel):
+    draws = Draws(0, 0, 0, torch.arange(40))
+    finest = round(size_in / share)
+    boxes = geo.random_boxes(draws, finest, finest, (0.02, 1.0), (0.5, 2.0))
+    flip, applied = draws.chance("flip", 0.5), draws.chance("blur", 0.5)
+    taps = geo.blur_taps(draws.uniform("sigma", low=0.1, high=2.0), applied, kernel)
+    plain = geo.resample_matrix(boxes.top * share, boxes.height * share, size_in, size_out).double()
+    expected = geo.blur_matrix(taps, size_out).double() @ geo.flip_rows(plain, flip)
+    found = resample_matrix(boxes.top * share, boxes.height * share, size_in, size_out, flip, taps)
+    assert found.shape == (40, size_out, size_in)
+    assert (found - expected).abs().max() <= 1e-6
+
+
+def test_matrices_without_flip_and_blur():
+    start, length = torch.tensor([0.0, 3.0]), torch.tensor([10.0, 4.0])
+    found = resample_matrix(start, length, 10, 8, None, None)
+    assert (found - geo.resample_matrix(start, length, 10, 8)).abs().max() <= 1e-6

@@ -61,7 +61,7 @@ def test_right_angles_and_flips_are_exact(turns, mirror):
 @pytest.mark.parametrize("sigma, kernel", [(0.1, 3), (0.7, 3), (2.0, 9)])
 def test_blur_equals_torchvision(sigma, kernel):
     x = image(2, 3, 20, 20)
-    blur = geo.blur_matrix(torch.full((2,), sigma), torch.tensor([True, False]), 20, kernel)
+    blur = geo.blur_matrix(geo.blur_taps(torch.full((2,), sigma), torch.tensor([True, False]), kernel), 20)
     y = geo.separable(x, blur, blur)
     torch.testing.assert_close(y[0], tv.gaussian_blur(x[0], [kernel, kernel], [sigma, sigma]), rtol=0, atol=1e-6)
     torch.testing.assert_close(y[1], x[1], rtol=0, atol=1e-7)
