@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
-from ssl_sat import augment, losses, optim, training
+from ssl_sat import augment, losses, methods, optim, training
 from ssl_sat.artifact import Ref
 from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.data.subset import SubsetSpec, select
@@ -24,13 +24,21 @@ from ssl_sat.encoders.spec import StartSpec
 from ssl_sat.methods import METHODS
 from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.pack import PackedData, pack_of
+from ssl_sat.ranks import is_main_process
 from ssl_sat.spec import ConfigError, Spec, runtime
 from ssl_sat.stage import Inputs, Lookup, Metrics, Stage
 from ssl_sat.training.spec import TrainerSpec, WatchSpec
 
 
 class PretrainSpec(StartSpec, PackedData):
-    """What to pretrain, on what, how. `bands: null` takes all bands of the pack; batch_size is of all devices."""
+    """What to pretrain, on what, how. `bands: null` takes all bands of the pack.
+
+    batch_size: patches of one optimiser step, over all devices; rates scale with it. Two ways to fit it into memory:
+    accumulate: forward passes a step is divided into. A contrastive loss then sees the negatives of batch_size /
+    accumulate patches only, so it is another objective than that of the whole batch.
+    cache_chunk: patches that one device embeds at a time, with all negatives (exact but for batch norm, which
+    normalises within a chunk), at the price of a second forward pass.
+    """
 
     registries: ClassVar = {**PackedData.registries, "encoder": ENCODERS, "method": METHODS}
 
@@ -45,15 +53,23 @@ class PretrainSpec(StartSpec, PackedData):
     subset: SubsetSpec | None = None
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
+    accumulate: int = Field(1, ge=1)
+    cache_chunk: int | None = Field(None, ge=1)
     image_size: int = Field(64, ge=8)
     seed: int = Field(0, ge=0)
     watch: WatchSpec = runtime(WatchSpec())
+
+    @model_validator(mode="after")
+    def _parts_are_whole(self) -> Self:
+        if self.batch_size % self.accumulate or self.batch_size // self.accumulate < 2:
+            raise ValueError(f"batch_size={self.batch_size} cannot be divided into accumulate={self.accumulate} parts")
+        return self
 
 
 def run(spec: PretrainSpec, inputs: Inputs, out: Path) -> Metrics:
     """Train and write encoder, head, card, history; return flat metrics."""
     from ssl_sat.data.packed import Pack
-    from ssl_sat.training import engine, model_io, pretraining, setup
+    from ssl_sat.training import engine, model_io, pretraining, setup, watching
 
     engine.prepare(spec.trainer, out)
     pack = Pack.open(inputs["data"].path)
@@ -63,15 +79,30 @@ def run(spec: PretrainSpec, inputs: Inputs, out: Path) -> Metrics:
     views = setup.views(spec.augment, pack, card, spec.seed, num_views=method.num_views)
     setup.memory_format(method, spec.trainer)
     module = pretraining.PretrainModule(
-        method, views, pack, rows, spec.optim, spec.batch_size, spec.seed, spec.trainer.channels_last
+        method, views, pack, rows, spec.optim, spec.batch_size, spec.seed, spec.trainer,
+        spec.accumulate, spec.cache_chunk,
+    )  # fmt: skip
+    watch = watching.build(spec, pack, rows, card, views, out, _watched(spec))
+    engine.fit(
+        module, spec.trainer, out, epochs=spec.epochs, label="pretrain", callbacks=[watch], accumulate=spec.accumulate
     )
-    engine.fit(module, spec.trainer, out, epochs=spec.epochs, label="pretrain")
+    if not is_main_process():
+        return {}
     engine.clear(out)
     setup.record_inputs(out, card, {"data": pack})
     model_io.save_model(out, method.encoder, card)
     model_io.save_head(out, method)
     pretraining.draw_curves(out, demo=inputs["data"].synthetic)
-    return pretraining.summarise(out / "history.jsonl", spec, encoder, rows)
+    history = out / "history.jsonl"
+    return {**pretraining.summarise(history, spec, encoder, rows), **watching.summary(history, watch)}
+
+
+def _watched(spec: PretrainSpec) -> Path | None:
+    """The labelled pack to watch with. No input: weights do not depend on it, so nor does the fingerprint."""
+    if (spec.watch.data is None and spec.watch.pack is None) or not is_main_process():
+        return None
+    lookup = Lookup(Path(spec.outputs))
+    return pack_of(spec, lookup, spec.watch.data or spec.data, spec.watch.pack, "watch.data").path
 
 
 def _inputs(spec: PretrainSpec, lookup: Lookup) -> dict[str, Ref]:
@@ -104,13 +135,20 @@ def _choices(spec: PretrainSpec, inputs: Mapping[str, Ref]) -> str:
 
 
 def _headline(metrics: Metrics) -> list[str]:
-    floor, last, collapse = (metrics[f"{name}_last_epoch"] for name in ("loss_floor", "loss", "loss_collapse"))
-    spread = metrics["embedding_std_last_epoch"]
+    last = {name.removesuffix("_last_epoch"): value for name, value in metrics.items() if name.endswith("_last_epoch")}
+    bounds = [f"{name} {last[f'loss_{name}']:.4f}" for name in ("floor", "collapse") if f"loss_{name}" in last]
+    spread = "spread of the embeddings {:.3f} (1 = over the whole sphere, 0 = collapsed)"
+    both = f"loss of the last epoch {last['loss']:.4f}, of the first {metrics['loss_first_epoch']:.4f}"
     return [
-        f"loss of the last epoch {last:.4f}, of the first {metrics['loss_first_epoch']:.4f}; "
-        f"floor {floor:.4f}, collapse {collapse:.4f}",
-        f"spread of the embeddings {spread:.3f} (1 = over the whole sphere, 0 = collapsed)",
+        "; ".join(filter(None, [both, ", ".join(bounds)])),
+        *([spread.format(last["embedding_std"])] if "embedding_std" in last else []),
+        *(_gained(metrics, name) for name in ("knn_accuracy", "linear_accuracy") if f"{name}_gain" in metrics),
     ]
+
+
+def _gained(metrics: Metrics, name: str) -> str:
+    after, before, low, high = (metrics[f"{name}{end}"] for end in ("", "_untrained", "_low", "_high"))
+    return f"{name} {after:.4f} [{low:.4f}, {high:.4f}], untrained {before:.4f}, n = {metrics['watched_patches']}"
 
 
 def encoder_label(spec: Any) -> str:
@@ -130,11 +168,13 @@ PRETRAIN = Stage(
     headline=_headline,
     code=(
         "ssl_sat.training.pretraining",
+        "ssl_sat.training.gradient_cache",
         "ssl_sat.data.subset",
         *training.CODE,
         *augment.CODE,
         *losses.CODE,
         *optim.CODE,
+        *methods.CODE,
     ),
 )
 

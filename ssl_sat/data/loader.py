@@ -27,6 +27,7 @@ class PatchLoader:
 
     rows_M: row numbers in the pack. batch_size: of all ranks together.
     shuffle: a new order every epoch, for training. drop_last: leave out the last, smaller batch.
+    accumulate: batches of one optimiser step; with drop_last an epoch is a whole number of steps.
     progress: returns (epoch, batches processed) of the running training, for checkpoints.
     device: where batches are wanted; CUDA is served, for any other they stay on the CPU. tier: see `residency`.
     depth: batches read ahead. local_ranks: processes of this node. epochs: how many there will be, where known.
@@ -46,6 +47,7 @@ class PatchLoader:
         seed: int = 0,
         shuffle: bool = False,
         drop_last: bool = False,
+        accumulate: int = 1,
         rank: int = 0,
         world_size: int = 1,
         progress: Callable[[], tuple[int, int]] | None = None,
@@ -60,6 +62,7 @@ class PatchLoader:
         residency.check(tier, torch.device(device))
         self.pack, self.rows_M, self.batch_size = pack, np.asarray(rows_M, dtype=np.int64), batch_size
         self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
+        self.accumulate = accumulate
         self.rank, self.world_size = rank, world_size
         self.device, self.tier, self.depth = residency.feeds(torch.device(device)), tier, depth
         self._progress, self._local_ranks, self._epochs, self._report = progress, local_ranks, epochs, report
@@ -90,7 +93,7 @@ class PatchLoader:
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.rows_M), self.batch_size)
-        return whole + (1 if rest and not self.drop_last else 0)
+        return whole - whole % self.accumulate if self.drop_last else whole + (rest > 0)
 
     def order(self, epoch: int) -> np.ndarray:
         """Row numbers in the order in which an epoch visits them, all ranks together."""

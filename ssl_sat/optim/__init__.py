@@ -20,4 +20,4 @@ def build_optimizer(spec: OptimSpec, params: Any, global_batch: int) -> Optimize
     return OPTIMIZERS.build(spec, params=params, global_batch=global_batch)
 
 
-CODE = tuple(f"ssl_sat.optim.{name}" for name in ("build", "schedule", "param_groups", "lars"))
+CODE = tuple(f"ssl_sat.optim.{name}" for name in ("build", "schedule", "param_groups", "lars", "ema"))

@@ -46,7 +46,9 @@ class History(pl.Callback):
             write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Gather the step's values."""
+        """Gather the step's values, once it is complete."""
+        if not module.step_logs:
+            return
         self._waiting.append((trainer.current_epoch, trainer.global_step, module.step_logs))
         self.speed.count(module.batch_size)
         if trainer.global_step % self.every == 0:

@@ -56,9 +56,21 @@ def _os_error(error: BaseException | None) -> OSError | None:
     return error
 
 
+def between_steps(trainer: Any) -> bool:
+    """Whether no gradient is gathered that waits for its step: what a checkpoint would lose."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches == 0
+
+
+class _StepCheckpoint(ModelCheckpoint):
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        """Save after whole steps only: a resumed run would otherwise save again in the midst of its first one."""
+        if between_steps(trainer):
+            super().on_train_batch_end(trainer, *args)
+
+
 def checkpoint_callback(folder: Path, every_n_steps: int) -> ModelCheckpoint:
     """Save every n steps, keep the two newest."""
-    return ModelCheckpoint(
+    return _StepCheckpoint(
         dirpath=folder,
         filename="{step:09d}",
         monitor="step",

@@ -57,6 +57,7 @@ def fit(
     label: str,
     phase: str = "",
     callbacks: Sequence[pl.Callback] = (),
+    accumulate: int = 1,
 ) -> None:
     """Train for `epochs`, from the newest checkpoint under `out/checkpoints/<phase>` if there is one.
 
@@ -69,6 +70,7 @@ def fit(
     trainer = _trainer(
         spec,
         max_epochs=epochs,
+        accumulate_grad_batches=accumulate,
         logger=loggers.build(spec, out, phase, int(resume.stem) if resume else None),
         callbacks=[
             distribution.Agreement(out, resume),

@@ -15,7 +15,8 @@ from ssl_sat.training.spec import TrainerSpec
 
 def patch_loader(
     trainer: Any, spec: TrainerSpec, pack: Pack, rows: np.ndarray, batch_size: int, *, seed: int, train: bool,
-    drop_last: bool = False, progress: Callable[[], tuple[int, int]] | None = None, report: bool = True,
+    drop_last: bool = False, accumulate: int = 1, progress: Callable[[], tuple[int, int]] | None = None,
+    report: bool = True,
 ) -> PatchLoader:  # fmt: skip
     """Shuffled batches to train on, or rows in order to evaluate.
 
@@ -23,7 +24,7 @@ def patch_loader(
     """
     tier = spec.data_tier if train or spec.data_tier != "device" else "auto"
     return PatchLoader(
-        pack, rows, batch_size, seed=seed, shuffle=train, drop_last=drop_last,
+        pack, rows, batch_size, seed=seed, shuffle=train, drop_last=drop_last, accumulate=accumulate,
         rank=trainer.global_rank, world_size=trainer.world_size, progress=progress,
         device=trainer.strategy.root_device, tier=tier, depth=spec.data_ahead, local_ranks=_ranks_of_node(trainer),
         epochs=trainer.max_epochs, report=_say if report and train and trainer.is_global_zero else None,

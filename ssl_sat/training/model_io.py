@@ -71,11 +71,9 @@ def save_model(out: Path, model: nn.Module, card: ModelCard) -> None:
 
 
 def save_head(out: Path, method: Any) -> None:
-    """Write the projection head to `projection_head.safetensors`, for whoever continues the pretraining."""
-    save_file(
-        {k: t.detach().cpu().contiguous() for k, t in method.head.state_dict().items()},
-        out / "projection_head.safetensors",
-    )
+    """Write all of a method but its encoder to `projection_head.safetensors`, for whoever continues the pretraining."""
+    rest = {name: t for name, t in method.state_dict().items() if not name.startswith("encoder.")}
+    save_file({name: t.detach().cpu().contiguous() for name, t in rest.items()}, out / "projection_head.safetensors")
 
 
 def load_card(folder: Path) -> ModelCard:

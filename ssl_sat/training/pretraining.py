@@ -22,50 +22,87 @@ from ssl_sat.spec import ConfigError
 from ssl_sat.training.callbacks import epoch_mean, read_history
 from ssl_sat.training.engine import progress_of, reseed
 from ssl_sat.training.feeding import patch_loader
+from ssl_sat.training.gradient_cache import embed_in_chunks
 from ssl_sat.training.spec import TrainerSpec
 
 
 class PretrainModule(pl.LightningModule):
     """Optimise a method on the views of a pack's rows.
 
-    batch_size is that of all devices together.
+    batch_size: patches of one optimiser step, over all devices. accumulate: forward passes a step is divided into, each
+    with an objective of its own. cache_chunk: patches that one device embeds at a time (see `gradient_cache`).
     """
 
     def __init__(
         self, method: Any, views: Views, pack: Pack, rows: Any, optim: OptimSpec, batch_size: int, seed: int,
-        trainer_spec: TrainerSpec,
+        trainer_spec: TrainerSpec, accumulate: int = 1, cache_chunk: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.method, self.views = method, views
         self.pack, self.rows, self.optim_spec = pack, rows, optim
         self.batch_size, self.seed, self.trainer_spec = batch_size, seed, trainer_spec
-        self.step_logs: dict[str, Tensor] = {}
+        self.accumulate, self.cache_chunk, self.steps = accumulate, cache_chunk, 0
+        self.step_logs: dict[str, Tensor] = {}  # of a whole step: empty after a batch that does not complete one
+        self._parts: list[dict[str, Tensor]] = []
         self.validation_logs: dict[str, Tensor] = {}
 
     def train_dataloader(self) -> PatchLoader:
-        """Equal, shuffled batches."""
+        """Equal, shuffled batches, `accumulate` of them a step."""
+        if len(self.rows) < self.batch_size:
+            raise ConfigError(
+                f"batch_size={self.batch_size} is more than the {len(self.rows)} patches; choose a smaller one."
+            )
+        if self.batch_size % (self.accumulate * self.trainer.world_size):
+            raise ConfigError(
+                f"batch_size={self.batch_size} (of a step, over all devices) cannot be divided among "
+                f"{self.trainer.world_size} devices and accumulate={self.accumulate} forward passes."
+            )
         return patch_loader(
-            self.trainer, self.trainer_spec, self.pack, self.rows, self.batch_size, seed=self.seed, train=True,
-            drop_last=True, progress=self._progress,
+            self.trainer, self.trainer_spec, self.pack, self.rows, self.batch_size // self.accumulate, seed=self.seed,
+            train=True, drop_last=True, accumulate=self.accumulate, progress=self._progress,
         )  # fmt: skip
 
     def _progress(self) -> tuple[int, int]:
         return progress_of(self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step: V views of N patches in one forward pass."""
+        """V views of N patches in one forward pass, or chunk by chunk, then one objective."""
         reseed(self.seed, self, batch_idx)
-        with torch.no_grad():
-            x_VNCHW = self.views(batch.groups, batch.rows_N, self.current_epoch)
-        loss, logs = self.method.loss(x_VNCHW)
-        self.step_logs = {"loss": loss.detach(), **{name: value.detach() for name, value in logs.items()}}
+        loss, logs = self.method.objective(self._embedded(batch))
+        self._note({"loss": loss.detach(), **{name: value.detach() for name, value in logs.items()}}, batch_idx)
         return loss
+
+    def _embedded(self, batch: Batch) -> Tensor:
+        epoch, count = self.current_epoch, len(batch.rows_N)
+
+        def views(part: slice) -> Tensor:
+            return self.views([group[part] for group in batch.groups], batch.rows_N[part], epoch)
+
+        if self.cache_chunk is not None and self.cache_chunk < count:
+            return embed_in_chunks(self.method.embed, views, count, self.cache_chunk, self.method)
+        with torch.no_grad():
+            x_VNCHW = views(slice(0, count))
+        return self.method.embed(x_VNCHW)
+
+    def _note(self, values: dict[str, Tensor], batch_idx: int) -> None:
+        """Keep what is logged, as means over the batches of a step."""
+        self._parts.append(values)
+        if (batch_idx + 1) % self.accumulate:
+            self.step_logs = {}
+            return
+        parts, self._parts = self._parts, []
+        self.step_logs = {name: sum(part[name] for part in parts) / len(parts) for name in values}  # type: ignore[misc]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then let targets follow their networks: here, and not in a hook, so that checkpoints hold both."""
+        super().optimizer_step(*args, **kwargs)
+        self.method.after_step(self.trainer.global_step + 1, self.steps)
 
     def configure_optimizers(self) -> Any:
         """Optimiser with warm-up and cosine to zero, per step."""
-        per_epoch = len(self.train_dataloader())
-        total = per_epoch * int(self.trainer.max_epochs or 1)
-        return scheduled(self.optim_spec, self.method.named_parameters(), self.batch_size, total, per_epoch)
+        per_epoch = len(self.train_dataloader()) // self.accumulate
+        self.steps = per_epoch * int(self.trainer.max_epochs or 1)
+        return scheduled(self.optim_spec, self.method.named_parameters(), self.batch_size, self.steps, per_epoch)
 
 
 def scheduled(spec: OptimSpec, named: Any, batch_size: int, total: int, per_epoch: int) -> dict[str, Any]:

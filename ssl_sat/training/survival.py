@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssl_sat.ranks import is_main_process, started_by_main
 from ssl_sat.spec import UserError
+from ssl_sat.training.checkpoints import between_steps
 
 
 def stop_everywhere(message: str) -> NoReturn:
@@ -52,6 +53,8 @@ class Survival(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Leave when any process was told to."""
+        if not between_steps(trainer):
+            return
         if trainer.world_size == 1 or trainer.global_step % self.every == 0:
             self._leave_if_told(trainer)
 
@@ -62,7 +65,8 @@ class Survival(pl.Callback):
     def _leave_if_told(self, trainer: pl.Trainer) -> None:
         number = self._noted
         if trainer.world_size > 1:
-            told: Any = trainer.strategy.reduce(torch.tensor(float(number), device=trainer.strategy.root_device), "max")
+            here = torch.tensor(number, device=trainer.strategy.root_device)
+            told: Any = trainer.strategy.reduce(here, reduce_op="max")
             number = int(told)
         if number:
             self._leave(trainer, number)
