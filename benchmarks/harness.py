@@ -195,8 +195,8 @@ class Bench:
 
     def _where(self) -> dict[str, Any]:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return {"benchmark": self.name, "device": self.device, "threads": self.threads, "clock": self.clock, "quick": self.quick,
-                "machine": machine(), "date": now}  # fmt: skip
+        return {"benchmark": self.name, "device": self.device, "threads": self.threads, "clock": self.clock,
+                "quick": self.quick, "machine": machine(), "date": now}  # fmt: skip
 
 
 def versions() -> dict[str, str]:

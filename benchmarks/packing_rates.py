@@ -78,7 +78,7 @@ def real_patches(folder: Path) -> Path | None:
 
 
 def _differing(folder: Path, real: Path | None) -> int:
-    """Bytes that differ between our records and rasterio's: of generated patches and, where there are any, of real ones."""
+    """Bytes that differ between our records and rasterio's: of generated patches, and of real ones if there are any."""
     wrong = _compare(folder / "ours" / "patches.bin", folder / "theirs.bin")
     if real is None:
         print("  no real patches here; compared on generated ones alone")
