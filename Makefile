@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test lint types check wheel docs clean
+.PHONY: setup demo test lint types check bench wheel docs clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,14 @@ types: setup
 	$(BIN)/mypy
 
 check: lint types test
+
+# The peers that are compared with (torchgeo, lmdb, kornia) are installed for this alone. BENCH=--quick for a smoke test.
+$(VENV)/.bench: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	touch $@
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(BENCH)
 
 wheel: setup
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist

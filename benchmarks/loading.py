@@ -27,13 +27,13 @@ from ssl_sat.data.packed import Pack
 BATCH = 256
 TORCHGEO, COMMON, TUNED = "torchgeo BigEarthNet", "rasterio, 12 opens to 120 px", "rasterio, tuned, native"
 NATIVE, UPSAMPLED = "LMDB of safetensors, native", "LMDB of safetensors, to 120 px"
-OURS, BUFFER, LOADER = "pack, batches of tensors", "pack, into a kept buffer", "pack, PatchLoader"
+OURS, BUFFER, BATCHES = "pack, PatchLoader", "pack, into one kept buffer", "pack, new tensors for every batch"
 GATES = (
     *packing_rates.GATES,
     Gate("reading, values in which readers differ", 0.0, "<=", "values", "rasterio, torchgeo, LMDB"),
-    Gate("reading, packed batches, per core", 100.0, ">=", "x faster", TORCHGEO, ("torchgeo",)),
-    Gate("reading, packed batches, native", 3.0, ">=", "x faster", NATIVE, ("lmdb",)),
-    Gate("reading, packed batches, upsampled", 20.0, ">=", "x faster", UPSAMPLED, ("lmdb",)),
+    Gate("reading, PatchLoader, per core", 100.0, ">=", "x faster", TORCHGEO, ("torchgeo",)),
+    Gate("reading, PatchLoader, native bands", 3.0, ">=", "x faster", NATIVE, ("lmdb",)),
+    Gate("reading, PatchLoader, upsampled bands", 20.0, ">=", "x faster", UPSAMPLED, ("lmdb",)),
     Gate("reading, time per patch, 50,000 against 5,000", 1.2, "<=", "x", "itself"),
     Gate("reading, own memory, 50,000 against 5,000", 1.1, "<=", "x", "itself"),
 )
@@ -60,26 +60,27 @@ def _readers(bench: Bench, folder: Path, folders: list[Path]) -> None:
     rng = np.random.default_rng(0)
     order = rng.permutation(len(pack))
     some = [folders[at] for at in rng.permutation(len(folders))[: bench.size(60, 5)]]
-    tasks = _ours(pack.folder, order) | _by_rasterio(some)
-    if bench.can("reading, packed batches, per core"):
-        tasks[TORCHGEO] = _by_torchgeo(folder, some)
-    if bench.can("reading, packed batches, native", "reading, packed batches, upsampled"):
+    peers = _by_rasterio(some)
+    if bench.can("reading, PatchLoader, per core"):
+        peers[TORCHGEO] = _by_torchgeo(folder, some)
+    if bench.can("reading, PatchLoader, native bands", "reading, PatchLoader, upsampled bands"):
         _write_lmdb(folder / "lmdb", Pack.open(pack.folder))
-        tasks |= _by_lmdb(folder / "lmdb", [pack.ids[row] for row in order], bench.size(500, 5))
+        peers |= _by_lmdb(folder / "lmdb", [pack.ids[row] for row in order], bench.size(500, 5))
     wrong = _compare(folder, Pack.open(pack.folder), folders, bench)
     bench.gate("reading, values in which readers differ", wrong)
     if wrong:
         raise AssertionError(f"readers differ in {wrong} values: nothing to time")
-    times = bench.time({name: task for name, (task, _) in tasks.items()})
+    times = bench.time(_ours(pack.folder, order) | {name: task for name, (task, _) in peers.items()})
     for gate, peer in zip(GATES[4:7], (TORCHGEO, NATIVE, UPSAMPLED), strict=True):
         if peer in times:
             bench.gate(gate.name, ratios(times, peer, OURS))
     for peer in (COMMON, TUNED):
-        bench.figure(f"reading, packed batches / {peer}", ratios(times, peer, OURS), "x faster", "warm")
-    for own in (BUFFER, LOADER):
+        bench.figure(f"reading, PatchLoader / {peer}", ratios(times, peer, OURS), "x faster", "warm")
+    for own in (BUFFER, BATCHES):
         bench.figure(f"reading, {own} / {COMMON}", ratios(times, COMMON, own), "x faster", "warm")
-    bench.figure("reading, packed batches, patches a second", [1 / t for t in times[OURS]], "patches/s", "warm")
-    _cold(bench, tasks)
+    bench.figure("reading, PatchLoader, patches a second", [1 / t for t in times[OURS]], "patches/s", "warm")
+    peers[OURS] = (_once(pack.folder, order), [pack.folder / "patches.bin"])
+    _cold(bench, peers)
 
 
 Timed = dict[str, tuple[Task, list[Path]]]  # a task and the files it reads
@@ -90,28 +91,38 @@ def _write_lmdb(path: Path, pack: Pack) -> None:
     readers.SafetensorsLmdb.write(path, pack.ids, records)
 
 
-def _ours(folder: Path, order: np.ndarray) -> Timed:
-    buffer = np.empty((BATCH, _RECORD // 2), np.uint16)
-    cuts = [order[at : at + BATCH] for at in range(0, len(order), BATCH)]
+def _epochs(folder: Path) -> Task:
+    """Every record once a run, in another order each time, by one loader that stays open, as during training."""
+    pack = Pack.open(folder)
+    loader = PatchLoader(pack, np.arange(len(pack)), min(BATCH, len(pack)), shuffle=True, drop_last=True)
+    epoch = iter(range(10**9))
 
-    def batches() -> None:  # opened anew: a mapping would keep the pages that a cold run must not have
-        opened = Pack.open(folder)
-        for rows in cuts:
-            opened.batch(rows)
-
-    def buffered() -> None:
-        opened = Pack.open(folder)
-        for rows in cuts:
-            opened.read(rows, out=buffer[: len(rows)])
-
-    def loader() -> None:
-        for _ in PatchLoader(Pack.open(folder), order, min(BATCH, len(order)), shuffle=True, drop_last=True):
+    def read() -> None:
+        loader.set_epoch(next(epoch))
+        for _ in loader:
             pass
 
-    whole = len(order) // min(BATCH, len(order)) * min(BATCH, len(order))
-    file = folder / "patches.bin"
-    return {OURS: (Task(len(order), batches), [file]), BUFFER: (Task(len(order), buffered), [file]),
-            LOADER: (Task(whole, loader), [file])}  # fmt: skip
+    return Task(len(loader) * loader.batch_size, read)
+
+
+def _once(folder: Path, order: np.ndarray) -> Task:
+    """A loader opened for one epoch: nothing of the file is mapped when it is over."""
+
+    def read() -> None:
+        for _ in PatchLoader(Pack.open(folder), order, min(BATCH, len(order)), shuffle=True):
+            pass
+
+    return Task(len(order), read)
+
+
+def _ours(folder: Path, order: np.ndarray) -> dict[str, Task]:
+    pack, buffer = Pack.open(folder), np.empty((BATCH, _RECORD // 2), np.uint16)
+    cuts = [order[at : at + BATCH] for at in range(0, len(order), BATCH)]
+    return {
+        OURS: _epochs(folder),
+        BUFFER: Task(len(order), lambda: [pack.read(rows, out=buffer[: len(rows)]) for rows in cuts]),
+        BATCHES: Task(len(order), lambda: [pack.batch(rows) for rows in cuts]),
+    }
 
 
 def _by_rasterio(folders: list[Path]) -> Timed:
@@ -192,10 +203,10 @@ def _cold(bench: Bench, tasks: Timed) -> None:
     note = f"cold by posix_fadvise; at most {max(left):.0%} of the pages were left in the cache"
     for name in names[1:]:
         bench.figure(
-            f"reading, packed batches / {name}, cold", ratios(times, f"{name}, cold", f"{OURS}, cold"), "x faster", note
+            f"reading, PatchLoader / {name}, cold", ratios(times, f"{name}, cold", f"{OURS}, cold"), "x faster", note
         )
     megabytes = [_RECORD / seconds / 1e6 for seconds in times[f"{OURS}, cold"]]
-    bench.figure("reading, packed batches, cold", megabytes, "MB/s", note)
+    bench.figure("reading, PatchLoader, cold", megabytes, "MB/s", note)
 
 
 def _growth(bench: Bench, folder: Path) -> None:
@@ -212,8 +223,7 @@ def _growth(bench: Bench, folder: Path) -> None:
     packs = [patches.write_records(small.folder, folder / f"records-{n}", n) for n in sizes]
     tasks: dict[str, Task] = {}
     for pack in packs:
-        order = np.random.default_rng(1).permutation(len(pack))
-        tasks[f"reading {len(pack):,} records"] = _ours(pack.folder, order)[OURS][0]
+        tasks[f"reading {len(pack):,} records"] = _epochs(pack.folder)
     found = ratios(bench.time(tasks), *tasks)
     memory = [own_memory(pack.folder, bench.threads) for pack in packs]
     if bench.quick:

@@ -6,11 +6,9 @@ It makes no checksum, no statistics and no index, all of which `write_pack` make
 
 from __future__ import annotations
 
-import inspect
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
@@ -32,8 +30,7 @@ def pack(root: Path, out: Path, workers: int | None = 1) -> None:
     """Pack a layout into `out`, from nothing."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    more: dict[str, Any] = {"workers": workers} if "workers" in inspect.signature(write_pack).parameters else {}
-    write_pack(patches.bigearthnet(root), out, None, **more)
+    write_pack(patches.bigearthnet(root), out, None, workers)
 
 
 def by_rasterio(folders: list[Path], out: Path) -> None:
@@ -58,8 +55,7 @@ def run(bench: Bench, folder: Path, folders: list[Path]) -> None:
     bench.gate(GATES[1].name, _differing(folder, real_patches(folder)))
     bench.figure("packing, patches a second and core", [1 / t for t in times[OURS]], "patches/s")
     _growth(bench, folder, folders)
-    if "workers" in inspect.signature(write_pack).parameters:
-        _workers(bench, folder, folders)
+    _workers(bench, folder, folders)
     shutil.rmtree(folder / "ours")
 
 
