@@ -60,14 +60,20 @@ PACK = Stage(
         "ssl_sat.data.packing",
         "ssl_sat.data.pack_file",
         "ssl_sat.data.pack_parts",
+        "ssl_sat.data.pixel_facts",
         "ssl_sat.data.splits",
         "ssl_sat.data.statistics",
         "ssl_sat.data.sources.contract",
+        "ssl_sat.data.sources.bigearthnet",
+        "ssl_sat.data.sources.nomenclature",
         "ssl_sat.data.sources.tiff",
         "ssl_sat.data.sources.images",
     ),
     synthetic=lambda spec: spec.data.name == "scenes",
-    headline=lambda metrics: [f"{metrics['n']} patches, {metrics['quarantined']} quarantined (quarantine.csv)"],
+    headline=lambda metrics: [
+        f"{metrics['n']} patches, {metrics['quarantined']} quarantined (quarantine.csv)",
+        *(f"doubt: {text}" for text in str(metrics["doubts"]).split(" | ") if text),
+    ],
 )
 
 

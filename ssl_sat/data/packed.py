@@ -47,6 +47,7 @@ class Manifest(_Strict):
 
     Reflectance (or display value, where `level` is 'display') = (dn - offset) / scale. `splits` maps a name to
     [first, last) rows. `decode_sha256` is equal for two packs whose files went through the same path to a record.
+    `doubts` say where the pixels do not look like these facts.
     """
 
     format: Literal["ssl_sat.pack/1"]
@@ -73,6 +74,10 @@ class Manifest(_Strict):
     duplicates_across_splits: int
     split_files: dict[str, str]
     patches_sha256: str
+    offset_basis: str = "not recorded"
+    baselines: list[str] = []
+    doubts: list[str] = []
+    filtered: int = 0
 
 
 class BandStats(_Strict):
@@ -178,7 +183,7 @@ class Pack:
 
     @cached_property
     def index(self) -> Mapping[str, list[Any]]:
-        """index.parquet as columns: id, split, label, labels, path, place, time, digest."""
+        """index.parquet as columns: id, split, label, labels, path, place, time, country, digest."""
         import pyarrow.parquet as pq
 
         return pq.read_table(self.folder / "index.parquet").to_pydict()

@@ -18,6 +18,7 @@ from ssl_sat.data import SOURCES
 from ssl_sat.data.pack_file import PatchFile, remove_leftovers
 from ssl_sat.data.pack_parts import Job
 from ssl_sat.data.pack_workers import Workers, in_flight, usable_cores
+from ssl_sat.data.pixel_facts import doubts_of
 from ssl_sat.data.sources.contract import Facts, Listing, PatchRef, Source
 from ssl_sat.data.sources.scenes import parameters
 from ssl_sat.data.spec import DataSpec, ScenesSpec
@@ -81,7 +82,9 @@ def write_pack(
         raise UserError(f"{spec.name}: every training patch is unreadable; reasons in {out / 'quarantine.csv'}.")
     _write_table(_table(file.written, file.digests, listing), out / "index.parquet")
     _write_json(out / "stats.json", _stats(file, facts))
-    manifest = _manifest(spec, facts, listing, file.written, file.digests, len(file.quarantine), file.sha256)
+    manifest = _manifest(
+        spec, facts, listing, file.written, file.digests, len(file.quarantine), file.sha256, doubts_of(out, facts)
+    )
     _write_json(out / "manifest.json", manifest)
     file.close_parts()
     return _metrics(manifest)
@@ -151,7 +154,9 @@ def _finished(
         written = [ref for ref in refs if ref.id not in bad]
         if len(digests) != len(written) or not table.equals(_table(written, digests, listing)):
             return None
-        wanted = _manifest(spec, facts, listing, written, digests, len(bad), digest_file(out / "patches.bin"))
+        wanted = _manifest(
+            spec, facts, listing, written, digests, len(bad), digest_file(out / "patches.bin"), doubts_of(out, facts)
+        )
     except (OSError, ValueError, KeyError):
         return None
     return _metrics(manifest) if json.loads(json.dumps(wanted)) == manifest else None
@@ -159,9 +164,10 @@ def _finished(
 
 def _metrics(manifest: dict[str, Any]) -> dict[str, float | int | str]:
     sizes = {f"n_{name}": last - first for name, (first, last) in manifest["splits"].items()}
-    kept = ("n", "record_bytes", "quarantined", "absent", "unlisted", "duplicates_across_splits", "patches_sha256")
+    kept = ("n", "record_bytes", "quarantined", "absent", "unlisted", "filtered", "duplicates_across_splits",
+            "patches_sha256")  # fmt: skip
     counts = {"classes": len(manifest["classes"]), "bytes": manifest["n"] * manifest["record_bytes"]}
-    return {key: manifest[key] for key in kept} | sizes | counts
+    return {key: manifest[key] for key in kept} | sizes | counts | {"doubts": " | ".join(manifest["doubts"])}
 
 
 def _check_quarantine(spec: DataSpec, out: Path, writer: PatchFile, total: int) -> None:
@@ -204,6 +210,7 @@ def _manifest(
     digests: np.ndarray,
     quarantined: int,
     sha256: str,
+    doubts: list[str],
 ) -> dict[str, Any]:
     finest = [group.gsd_m for group in facts.groups if group.gsd_m is not None]
     return {
@@ -222,6 +229,9 @@ def _manifest(
         "label_kind": listing.label_kind,
         "scale": facts.scale,
         "offset": facts.offset,
+        "offset_basis": facts.offset_basis,
+        "baselines": list(facts.baselines),
+        "doubts": doubts,
         "decode": dict(facts.decode),
         "decode_sha256": hashlib.sha256(json.dumps(dict(facts.decode), sort_keys=True).encode()).hexdigest(),
         "gsd_m": min(finest) if finest else None,
@@ -229,6 +239,7 @@ def _manifest(
         "quarantined": quarantined,
         "absent": listing.absent,
         "unlisted": listing.unlisted,
+        "filtered": listing.filtered,
         "duplicates_across_splits": _across_splits(written, digests),
         "split_files": dict(sorted(listing.split_files.items())),
         "patches_sha256": sha256,
@@ -261,6 +272,7 @@ def _table(refs: list[PatchRef], digests: np.ndarray, listing: Listing) -> pa.Ta
         "path": pa.array([ref.path for ref in refs], pa.string()),
         "place": pa.array([ref.place for ref in refs], pa.string()),
         "time": pa.array([ref.time for ref in refs], pa.string()),
+        "country": pa.array([ref.country for ref in refs], pa.string()),
         "digest": pa.array([digest.tobytes().hex() for digest in digests], pa.string()),
     }
     return pa.table(columns)

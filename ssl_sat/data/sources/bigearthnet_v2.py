@@ -8,12 +8,12 @@ other 69,450. The patches were made of the same L1C products as v1 (baselines 02
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator, Set
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from typing_extensions import override
 
@@ -34,8 +34,7 @@ def build_v2(spec: BigEarthNetV2Spec) -> BigEarthNetV2:
     return BigEarthNetV2(spec)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """What a table says of one patch; `flags` are the reasons among snow and cloud to leave it out."""
 
     labels: tuple[str, ...]
@@ -149,11 +148,11 @@ class BigEarthNetV2(BigEarthNet):
         for extra in ("country", "s2v1_name", *_FLAGS.values()):
             if extra not in columns:
                 columns[extra] = table[extra].to_pylist() if extra in table.column_names else nothing
-        flags = zip(*(columns[name] for name in _FLAGS.values()), strict=True)
-        fields = (columns[name] for name in ("patch_id", "labels", "split", "country", "s2v1_name"))
-        for (name, labels, split, country, v1_name), held in zip(zip(*fields, strict=True), flags, strict=True):
-            reasons = tuple(kind for kind, flag in zip(_FLAGS, held, strict=True) if flag)
-            yield name, Row(tuple(sorted(labels or ())), canonical(split or ""), country, v1_name, reasons)
+        reasons = {held: tuple(kind for kind, flag in zip(_FLAGS, held, strict=True) if flag)
+                   for held in itertools.product((None, False, True), repeat=len(_FLAGS))}  # fmt: skip
+        fields = ("patch_id", "labels", "split", "country", "s2v1_name", *_FLAGS.values())
+        for name, labels, split, country, v1_name, *held in zip(*(columns[field] for field in fields), strict=True):
+            yield name, Row(tuple(sorted(labels or ())), canonical(split or ""), country, v1_name, reasons[tuple(held)])
 
     def _wanted(self, row: Row) -> bool:
         in_country = self.spec.countries is None or row.country in self.spec.countries
