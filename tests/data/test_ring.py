@@ -142,6 +142,11 @@ def test_a_consumer_that_lets_go_recycles_few_buffers(pack, monkeypatch):
     assert len(made) <= 3 * (2 + 3)  # an iteration: those ready, one being filled, one in each hand
 
 
+def fail_at_first(batches) -> None:
+    for batch in batches:
+        raise ZeroDivisionError(len(batch.rows_N))
+
+
 @pytest.mark.parametrize("leave", ("break", "error", "forget"))
 @pytest.mark.parametrize("tier", ("pinned", "map", "device"))
 def test_an_iteration_left_early_ends_its_threads(pack, tier, leave):
@@ -149,14 +154,9 @@ def test_an_iteration_left_early_ends_its_threads(pack, tier, leave):
     if tier == "device":
         loader._choose = lambda: Residency("device", "", sharded=True, staged=True)
     batches = iter(loader)
-
-    def fail() -> None:
-        for batch in batches:
-            raise ZeroDivisionError(len(batch.rows_N))
-
     if leave == "error":
         with pytest.raises(ZeroDivisionError):
-            fail()
+            fail_at_first(batches)
     else:
         next(batches)
     if leave == "break":
