@@ -9,6 +9,7 @@ Legend: N patches.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -31,35 +32,63 @@ def _mix(bits: Tensor) -> Tensor:
 
 
 class Draws:
-    """Draws for the samples `rows_N` (int64, their identity) in one epoch and view; each `purpose` is a stream."""
+    """Draws for the samples `rows_N` (int64, their identity) in one epoch and view; each `purpose` is a stream.
+
+    What is drawn is kept, so that the parts of a batch share one drawing of small numbers: do not write into it.
+    """
 
     def __init__(self, seed: int, epoch: int, view: int | str, rows_N: Tensor) -> None:
-        self.rows_N = rows_N
+        self.rows_N, self._all_N = rows_N, rows_N
         self._seed, self._epoch, self._view = seed, epoch, view
+        self._part: slice | None = None
+        self._kept: dict[tuple[object, ...], Tensor] = {}
+
+    def part(self, part: slice) -> Draws:
+        """Return the draws of some of the samples."""
+        some = Draws(self._seed, self._epoch, self._view, self._all_N)
+        some.rows_N, some._part, some._kept = self._all_N[part], part, self._kept
+        return some
+
+    def _all(self) -> Draws:
+        """The draws of all samples."""
+        return self.part(slice(None)) if self._part is not None else self
+
+    def _drawn(self, name: tuple[object, ...], draw: Callable[[], Tensor]) -> Tensor:
+        """All samples' draws, made once; of them those of this part."""
+        if name not in self._kept:
+            self._kept[name] = draw()
+        return self._kept[name] if self._part is None else self._kept[name][self._part]
 
     def bits(self, purpose: str, *shape: int) -> Tensor:
         """Return (N, *shape) int64 with 64 random bits each."""
+        return self._drawn(("bits", purpose, shape), lambda: self._bits(purpose, *shape))
+
+    def _bits(self, purpose: str, *shape: int) -> Tensor:
         base = key(self._seed, "views", self._epoch, self._view, purpose)
-        hashed_N = _mix(self.rows_N * _GOLDEN + base)
+        hashed_N = _mix(self._all_N * _GOLDEN + base)
         count = math.prod(shape)
         counter = torch.arange(1, count + 1, device=hashed_N.device) * _GOLDEN
         return _mix(hashed_N[:, None] + counter).view(-1, *shape)
 
     def uniform(self, purpose: str, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Return (N, *shape) float32, uniform in [low, high), in steps of 2^-24 of the width."""
-        unit = _shifted(self.bits(purpose, *shape), 40).float() * 2.0**-24
-        return low + (high - low) * unit
+
+        def draw() -> Tensor:
+            unit = _shifted(self._bits(purpose, *shape), 40).float() * 2.0**-24
+            return low + (high - low) * unit
+
+        return self._drawn(("uniform", purpose, shape, low, high), draw)
 
     def chance(self, purpose: str, probability: float) -> Tensor:
         """Return (N,) bool, true with the given probability."""
-        return self.uniform(purpose) < probability
+        return self._drawn(("chance", purpose, probability), lambda: self._all().uniform(purpose) < probability)
 
     def integers(self, purpose: str, count: int) -> Tensor:
         """Return (N,) int64, uniform in 0 ... count - 1 (count up to 2^30; the bias is below count / 2^33)."""
-        return (_shifted(self.bits(purpose), 31) * count) >> 33
+        return self._drawn(("integers", purpose, count), lambda: (_shifted(self._bits(purpose), 31) * count) >> 33)
 
     def normal(self, purpose: str, *shape: int) -> Tensor:
         """Return (N, *shape) float32, standard normal (Box-Muller on the two halves of the bits)."""
-        bits = self.bits(purpose, *shape)
+        bits = self._bits(purpose, *shape) if self._part is None else self._bits(purpose, *shape)[self._part]
         radius = (-2.0 * ((_shifted(bits, 40).float() + 0.5) * 2.0**-24).log()).sqrt()
         return radius * (2.0 * math.pi * 2.0**-24 * (bits & 0xFFFFFF).float()).cos()

@@ -84,13 +84,13 @@ class Views:
         """Return V views of each patch, (V, N, C, S, S), float32 and normalised."""
         shape = (self.num_views, len(rows_N), len(self.bands), self.image_size, self.image_size)
         out = torch.empty(shape, device=rows_N.device)
+        shared = Draws(self.seed, epoch, "all", rows_N)
+        draws_V = [Draws(self.seed, epoch, view, rows_N) for view in range(self.num_views)]
         with full_float32(rows_N.device):
             for part in self._chunks(rows_N):
                 pixels = self._pixels(groups, part)
-                shared = Draws(self.seed, epoch, "all", rows_N[part])
-                for view in range(self.num_views):
-                    draws = Draws(self.seed, epoch, view, rows_N[part])
-                    x = self._view(out[view, part], pixels, groups[0].dtype, draws, shared)
+                for view, draws in enumerate(draws_V):
+                    x = self._view(out[view, part], pixels, groups[0].dtype, draws.part(part), shared.part(part))
                     if x.data_ptr() != out[view, part].data_ptr():
                         out[view, part] = x
         return out
