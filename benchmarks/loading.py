@@ -49,7 +49,7 @@ def run(bench: Bench, folder: Path) -> None:
     print(f"  writing {count:,} patches ...", flush=True)
     folders = patches.write_layout(folder / "layout", count)
     packing_rates.run(bench, folder, folders)
-    _readers(bench, folder, folders[: bench.size(2_000, 30)])
+    _readers(bench, folder, folders[: bench.size(6_000, 30)])
     shutil.rmtree(folder / "layout")
     _growth(bench, folder)
 
