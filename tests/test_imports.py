@@ -15,7 +15,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "ssl_sat"
 LEAVES = {"data", "fetch", "augment", "encoders", "losses", "optim", "ood"}
-MIDDLE = {"training", "evaluation", "report"}
+MIDDLE = {"training", "evaluation", "report", "exporting", "diagnosis"}
 LEAF_FOUNDATIONS = {"spec", "registry", "bands", "seeding", "precision", "progress"}  # precision is about torch
 FOUNDATIONS = LEAF_FOUNDATIONS | {"artifact", "stage", "provenance", "ranks"}
 HEAVY = {

@@ -59,8 +59,15 @@ class FolderSource(Source):
         if loose is not None:
             raise UserError(f"'{loose}' in '{folder}' lies outside the class folders. Put it into one, or set "
                             "data.labels=none where the source allows it.")  # fmt: skip
-        refs = []
-        for cls in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        refs, classes = [], _folders(folder)
+        if len(classes) == 1 and not _files(classes[0], self.suffixes, deep=False) and _folders(classes[0]):
+            inner = classes[0]
+            while len(_folders(inner)) == 1:
+                inner = _folders(inner)[0]
+            raise UserError(f"'{folder}' holds the one folder '{classes[0].name}' and its images lie deeper: all would "
+                            f"be of one class. The class folders may be those of '{inner}': set data.root to it, or "
+                            "data.labels=none where the source allows it.")  # fmt: skip
+        for cls in classes:
             files = _files(cls, self.suffixes)
             if not files:
                 raise UserError(f"class folder '{cls}' holds no {'/'.join(self.suffixes)} files. Remove it or fill it.")
@@ -106,6 +113,10 @@ class FolderSource(Source):
     @override
     def class_names(self, refs: Iterable[PatchRef]) -> tuple[str, ...]:
         return super().class_names(refs) if self.by_class else ()
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _files(folder: Path, suffixes: tuple[str, ...], deep: bool = True) -> list[tuple[str, int]]:
