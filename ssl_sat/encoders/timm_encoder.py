@@ -86,7 +86,17 @@ def create_trunk(spec: TimmSpec, channels: int, image_size: int, **pretrained: A
             f"encoder.model: timm has no '{spec.model}'{suggest(spec.model, timm.list_models())}; "
             f"timm.list_models('*') lists {len(timm.list_models())} names"
         )
-    options: dict[str, Any] = {"in_chans": channels, "num_classes": 0, "drop_rate": spec.drop_rate, **pretrained}
+    options = {**creation_options(spec, channels, image_size), **pretrained}
+    try:
+        trunk = timm.create_model(spec.model, **options)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise ConfigError(f"encoder.model '{spec.model}' cannot be built with {options}: {error}") from error
+    return _cifar_stem(trunk, spec, channels) if spec.stem == "cifar" else trunk
+
+
+def creation_options(spec: TimmSpec, channels: int, image_size: int) -> dict[str, Any]:
+    """Arguments of timm.create_model beside the name."""
+    options: dict[str, Any] = {"in_chans": channels, "num_classes": 0, "drop_rate": spec.drop_rate}
     if spec.drop_path:
         options["drop_path_rate"] = spec.drop_path
     if spec.patch_size is not None:
@@ -95,11 +105,7 @@ def create_trunk(spec: TimmSpec, channels: int, image_size: int, **pretrained: A
         options |= {"drop_rate": 0.0, "proj_drop_rate": spec.drop_rate, "pos_drop_rate": spec.drop_rate}
     if _wants_img_size(spec.model):
         options["img_size"] = image_size
-    try:
-        trunk = timm.create_model(spec.model, **options)
-    except (TypeError, AssertionError, ValueError) as error:
-        raise ConfigError(f"encoder.model '{spec.model}' cannot be built with {options}: {error}") from error
-    return _cifar_stem(trunk, spec, channels) if spec.stem == "cifar" else trunk
+    return options
 
 
 def _wants_img_size(model: str) -> bool:

@@ -15,6 +15,7 @@ _BUILT_IN = {
     "finetune": "ssl_sat.finetune:FINETUNE",
     "ood_eval": "ssl_sat.ood_eval:OOD_EVAL",
     "umap_report": "ssl_sat.umap_report:UMAP_REPORT",
+    "embed": "ssl_sat.embed:EMBED",
 }
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ssl_sat.bands import AERIAL_RGB, S2_L1C, S2_L2A, S2_RGB, wavelengths_nm
-from ssl_sat.encoders.stem import adapt_stem, map_bands
+from ssl_sat.encoders import ENCODERS
+from ssl_sat.encoders.stem import adapt_stem, map_bands, stem_keys
 
 
 def filters(bands: tuple[str, ...]) -> torch.Tensor:
@@ -70,3 +71,29 @@ def test_wrong_counts_and_unknown_ways_are_refused():
         adapt_stem(filters(S2_RGB), S2_L2A, S2_RGB, "by_name")
     with pytest.raises(ValueError, match="by_wavelength"):
         adapt_stem(filters(S2_RGB), S2_RGB, S2_L2A, "tile")  # type: ignore[arg-type]
+
+
+# The first filters of each kind of encoder: a convolution, a ViT's patch embedding, the CNN (which has a bias).
+@torch.no_grad()
+@pytest.mark.parametrize("bands_from, bands_to", [(S2_L2A, S2_RGB), (S2_RGB, S2_L2A), (AERIAL_RGB, S2_L2A)])
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny", "cnn"])
+def test_a_grey_image_gives_the_features_it_gave_before(name, bands_from, bands_to):
+    """mean for any filters; by_wavelength where the filters of all bands are alike; by_name of shared bands alone."""
+    spec = ENCODERS.parse({"name": name})
+    source = ENCODERS.build(spec, bands=bands_from, image_size=32, seed=0).eval()
+    target = ENCODERS.build(spec, bands=bands_to, image_size=32, seed=1).eval()
+    grey = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(2))
+    before, keys = source(grey.expand(-1, len(bands_from), -1, -1)), stem_keys(source)
+    target.load_state_dict(map_bands(source.state_dict(), keys, bands_from, bands_to, "mean"))
+    torch.testing.assert_close(target(grey.expand(-1, len(bands_to), -1, -1)), before, rtol=1e-4, atol=1e-5)
+    state = source.state_dict()
+    state[keys[0]] = state[keys[0]].mean(1, keepdim=True).expand_as(state[keys[0]])
+    target.load_state_dict(map_bands(state, keys, bands_from, bands_to, "by_wavelength"))
+    torch.testing.assert_close(target(grey.expand(-1, len(bands_to), -1, -1)), before, rtol=1e-4, atol=1e-5)
+
+
+def test_there_and_back_by_name_is_the_identity_on_shared_bands():
+    weight = filters(S2_RGB)
+    assert torch.equal(adapt_stem(adapt_stem(weight, S2_RGB, S2_L2A, "by_name"), S2_L2A, S2_RGB, "by_name"), weight)
+    wide = adapt_stem(weight, S2_RGB, S2_L2A, "by_wavelength")
+    torch.testing.assert_close(adapt_stem(wide, S2_L2A, S2_RGB, "by_wavelength"), weight)

@@ -11,7 +11,7 @@ import os
 from functools import cached_property
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from typing_extensions import override
 
 from ssl_sat.data.sources.contract import Facts, Group, PatchRef, UnreadablePatch
@@ -39,6 +39,8 @@ def decode(path: str) -> Image.Image:
             return image.convert("RGB")
     except (UnreadablePatch, MemoryError):
         raise
+    except UnidentifiedImageError:  # its own words hold an address in memory, another in every run
+        raise UnreadablePatch(f"{name}: cannot identify image file") from None
     except Exception as error:  # decoders meet broken files with almost any exception
         raise UnreadablePatch(f"{name}: {error}" if str(error) else f"{name}: {type(error).__name__}") from None
 
