@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
-from ssl_sat.spec import ConfigError, Spec, suggest
+from ssl_sat.spec import ConfigError, Spec, WeightsAbsent, suggest
 
 if TYPE_CHECKING:
     from ssl_sat.graph.launch import Outcome
@@ -98,6 +98,8 @@ def show(plan: Plan) -> None:
     for module in sorted({module for node in plan.nodes for module in node.stale}):
         names = ", ".join(node.id for node in plan.nodes if module in node.stale)
         print(f"stale: the code of {module} has changed since it made {names} (stale=rerun in a node makes it again)")
+    for name, reason in plan.absent.items():
+        print(f"{name}: {WeightsAbsent.row} ({reason})")
     print(f"\neverything is already done ({len(plan.nodes)} nodes)" if plan.all_done else "", flush=True)
 
 

@@ -38,7 +38,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment's nodes, needed ones first, and where things lie; `cwd` is what relative paths start from."""
+    """An experiment's nodes, needed ones first, and where things lie; `cwd` is what relative paths start from.
+
+    absent: nodes that cannot run because weights of others are not here, or need one that cannot, and why.
+    """
 
     name: str
     question: str
@@ -46,6 +49,7 @@ class Plan:
     cwd: str
     nodes: list[Node]
     demo: bool = False
+    absent: dict[str, str] = field(default_factory=dict)
     format: str = FORMAT
 
     @property

@@ -13,7 +13,7 @@ from ssl_sat.graph.expand import Instance, expand
 from ssl_sat.graph.plan import Node, Plan, finished_fingerprint
 from ssl_sat.graph.spec import GraphSpec, read_graph
 from ssl_sat.graph.stages import stage_named
-from ssl_sat.spec import ConfigError, UserError, suggest
+from ssl_sat.spec import ConfigError, UserError, WeightsAbsent, suggest
 from ssl_sat.stage import Lookup, Stage, StageSpec, partial_of
 from ssl_sat.stage import plan as plan_stage
 
@@ -22,9 +22,19 @@ def make_plan(path: Path, outputs: str = "outputs", only: Sequence[str] = ()) ->
     """Plan the graph.yaml at `path`; `only` keeps the named nodes and what they need."""
     graph = read_graph(path)
     planner = _Planner(graph, outputs)
-    nodes = [planner.node(instance) for instance in _only(expand(graph), only)]
+    nodes: list[Node] = []
+    absent: dict[str, str] = {}
+    for instance in _only(expand(graph), only):
+        without = [need for need in instance.needs.values() if need in absent]
+        if without:
+            absent[instance.id] = f"needs {', '.join(without)}"
+            continue
+        try:
+            nodes.append(planner.node(instance))
+        except WeightsAbsent as error:
+            absent[instance.id] = str(error)
     planner.digests.keep()
-    return Plan(graph.name, graph.question, outputs, str(Path.cwd()), nodes, graph.demo)
+    return Plan(graph.name, graph.question, outputs, str(Path.cwd()), nodes, graph.demo, absent)
 
 
 def _only(instances: list[Instance], only: Sequence[str]) -> list[Instance]:

@@ -17,6 +17,7 @@ from ssl_sat.artifact import write_json
 from ssl_sat.graph.collect import Finished, collect, flat_metrics, group_of, model_card, over_seeds
 from ssl_sat.graph.plan import Plan
 from ssl_sat.report.html import Page
+from ssl_sat.spec import WeightsAbsent
 
 _ACCURACY = ("test_accuracy", "test_macro_f1", "test_nll", "test_ece")
 _OOD = ("gain_over_probe", "aupr_out", "fpr_id_at_95tpr_ood", "orientation")
@@ -42,7 +43,7 @@ def write_report(plan: Plan) -> Path:
 
 
 def _digest(plan: Plan) -> str:
-    state = [plan.question, *([n.id, n.fingerprint, n.state, n.artifact] for n in plan.nodes)]
+    state = [plan.question, plan.absent, *([n.id, n.fingerprint, n.state, n.artifact] for n in plan.nodes)]
     return hashlib.sha256(json.dumps([state, provenance.code_digests(_CODE)]).encode()).hexdigest()
 
 
@@ -55,6 +56,8 @@ def build_page(plan: Plan, items: Sequence[Finished]) -> Page:
     page = Page(f"Experiment {plan.name}", plan.question, demo=plan.demo or any(n.synthetic for n in plan.nodes))
     if len(items) < len(plan.nodes):
         page.warning(f"Unfinished: {len(items)} of {len(plan.nodes)} nodes are done; the tables hold those alone.")
+    for name, reason in plan.absent.items():
+        page.warning(f"{name}: {WeightsAbsent.row} ({reason})")
     _accuracy(page, items)
     _ood(page, items)
     _figures(page, items)
