@@ -2,6 +2,7 @@
 
     python -m ssl_sat.pretrain encoder=vit                                    # BigEarthNet, SimCLR
     python -m ssl_sat.pretrain data=npy data.root=/data/patches encoder=resnet18 epochs=100
+    python -m ssl_sat.pretrain augment=simclr_rgb data=eurosat_rgb show_views=true     # a picture, no training
 
 Method: SimCLR (Chen et al. 2020, arXiv:2002.05709). The artifact holds the encoder with its card
 (bands, units, normalisation, origin), the projection head, the history and flat metrics.
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, SerializeAsAny, model_validator
 
 from ssl_sat import augment, losses, methods, optim, training
-from ssl_sat.artifact import Ref
+from ssl_sat.artifact import Artifact, Ref
 from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.data.subset import SubsetSpec, select
 from ssl_sat.encoders import ENCODERS, weights
@@ -26,7 +27,7 @@ from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.pack import PackedData, pack_of
 from ssl_sat.ranks import is_main_process
 from ssl_sat.spec import ConfigError, Spec, runtime
-from ssl_sat.stage import Inputs, Lookup, Metrics, Stage
+from ssl_sat.stage import Inputs, Lookup, Metrics, Stage, execute
 from ssl_sat.training.spec import TrainerSpec, WatchSpec
 
 
@@ -58,6 +59,7 @@ class PretrainSpec(StartSpec, PackedData):
     image_size: int = Field(64, ge=8)
     seed: int = Field(0, ge=0)
     watch: WatchSpec = runtime(WatchSpec())
+    show_views: bool = runtime(False)
 
     @model_validator(mode="after")
     def _parts_are_whole(self) -> Self:
@@ -179,7 +181,21 @@ PRETRAIN = Stage(
 )
 
 
-if __name__ == "__main__":
-    from ssl_sat.config import main
+def command(spec: PretrainSpec) -> None:
+    """Pretrain; or with `show_views=true` draw what the recipe does to some patches, and train nothing."""
+    if not spec.show_views:
+        execute(PRETRAIN, spec)
+        return
+    refs = _inputs(spec, Lookup(Path(spec.outputs)))  # before anything heavy: it may have to tell what is missing
+    from ssl_sat.data.packed import Pack
+    from ssl_sat.training import setup, show_views
 
-    main(PRETRAIN)
+    pack = Pack.open(refs["data"].path)
+    rows = select(pack, setup.rows_of(pack, spec.split), spec.subset)
+    print(show_views.draw(spec, {slot: Artifact.open(ref.path) for slot, ref in refs.items()}, rows, pack))
+
+
+if __name__ == "__main__":
+    from ssl_sat import config
+
+    config.run(PRETRAIN.name, PretrainSpec, command)

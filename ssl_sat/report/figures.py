@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -164,6 +165,42 @@ def training_curves(
         axes.set_visible(False)
     if title:
         figure.suptitle(title, fontsize=11)
+    return _stamped(figure, demo)
+
+
+def view_grid(
+    images_RKSS3: NDArray[np.floating[Any]],
+    *,
+    rows: Sequence[str],
+    means_RKC: NDArray[np.floating[Any]] | None = None,
+    bands: Sequence[str] = (),
+    title: str = "",
+    demo: bool = False,
+) -> Figure:
+    """One row a patch: its view of evaluation, then draws; with `means_RKC` each picture's mean value by band."""
+    patches, pictures = images_RKSS3.shape[:2]
+    spectra = means_RKC is not None
+    figure = _figure(1.35 * pictures + (3.2 if spectra else 0), 1.45 * patches + 0.9)
+    widths = [1.0] * pictures + ([2.2] if spectra else [])
+    grid = figure.subplots(patches, len(widths), squeeze=False, width_ratios=widths)
+    for row, name in enumerate(rows):
+        for column in range(pictures):
+            axes = grid[row, column]
+            axes.imshow(images_RKSS3[row, column], vmin=0, vmax=1, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            if row == 0:
+                axes.set_title("evaluation" if column == 0 else f"draw {column}", fontsize=8)
+        grid[row, 0].set_ylabel(name if len(name) <= 16 else f"...{name[-14:]}", fontsize=6)
+        if means_RKC is not None:
+            axes = grid[row, -1]
+            axes.plot(means_RKC[row, 1:].T, color=_COLOURS[1], linewidth=0.9)
+            axes.plot(means_RKC[row, 0], color="black", linewidth=1.4)
+            axes.set_xticks(range(len(bands)), bands if row == patches - 1 else [""] * len(bands), rotation=90)
+            axes.tick_params(labelsize=6)
+            _bare(axes)
+            if row == 0:
+                axes.set_title("mean by band (black: evaluation)", fontsize=8)
+    figure.suptitle("\n".join(line for part in title.split("\n") for line in wrap(part, 110)), fontsize=8)
     return _stamped(figure, demo)
 
 

@@ -30,6 +30,14 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "score_histograms": lambda demo: figures.score_histograms(*PAIR, demo=demo),
     "roc_curves": lambda demo: figures.roc_curves({"max_logit": PAIR}, demo=demo),
     "confusion": lambda demo: figures.confusion(np.array([[5, 1, 0], [0, 9, 2], [0, 0, 0]]), CLASSES, demo=demo),
+    "view_grid": lambda demo: figures.view_grid(
+        np.full((2, 3, 8, 8, 3), 0.5),
+        rows=["one", "a name that is long, very long"],
+        means_RKC=np.arange(24.0).reshape(2, 3, 4),
+        bands=list("abcd"),
+        title="recipe\noperations",
+        demo=demo,
+    ),
     "training_curves": lambda demo: figures.training_curves(
         {"loss": {"train": ([0, 1], [3.0, 2.9])}, "lr": {"lr": ([0, 1], [1, 0])}}, floors={"loss": 2.863}, demo=demo
     ),
