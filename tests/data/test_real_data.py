@@ -1,11 +1,15 @@
 """The readers on real data, where there is some: in the folder of env SSL_SAT_REAL_DATA, else ../shared/data."""
 
+import dataclasses
 import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import rasterio
 from PIL import Image
@@ -14,7 +18,11 @@ from rasterio.errors import NotGeoreferencedWarning
 from ssl_sat.data import SOURCES
 from ssl_sat.data.packed import Pack
 from ssl_sat.data.packing import write_pack
+from ssl_sat.data.pixel_facts import doubts
+from ssl_sat.data.sources.contract import Facts
+from ssl_sat.data.sources.eurosat import MS_BANDS, MS_GROUP
 from ssl_sat.data.splits import read_names
+from ssl_sat.data.statistics import BandHistograms
 
 REAL = Path(os.environ.get("SSL_SAT_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 pytestmark = [
@@ -66,6 +74,12 @@ def test_bigearthnet_equals_rasterio(version: str, unzipped: Any, tmp_path: Path
                 (file,) = (base / path).glob(f"*_{band}.tif*")
                 np.testing.assert_array_equal(group[row, channel], read(file)[0])
     assert set(map(len, p.index["place"])) == {5} and all(time[:2] == "20" for time in p.index["time"])
+    assert p.manifest.baselines == {"1": ["N0205", "N0206"], "2": ["N9999"]}[version]
+    assert p.manifest.doubts == [] and p.manifest.offset == 0.0
+    # digital numbers near 0 in both: reBEN's own processing added no offset (docs/datasets.md)
+    assert min(group.min() for group in arrays) < 50
+    if version == "2":
+        assert p.index["country"] == ["Austria", "Austria", "Finland"]
 
 
 def test_eurosat_ms_equals_rasterio_and_has_its_bands_in_the_authors_order(unzipped: Any, tmp_path: Path) -> None:
@@ -81,6 +95,39 @@ def test_eurosat_ms_equals_rasterio_and_has_its_bands_in_the_authors_order(unzip
     # B8A lies between B08 and B09 in wavelength and near B08 in value; B10 sees cirrus only and is darkest by far
     assert p.bands[-1] == "B8A" and abs(mean["B8A"] / mean["B08"] - 1) < 0.2
     assert mean["B10"] < 0.1 * min(value for name, value in mean.items() if name != "B10")
+
+
+def test_pixels_of_eurosat_ms_agree_with_its_facts_and_with_no_others(unzipped: Any, tmp_path: Path) -> None:
+    root = unzipped("EuroSAT_MS_sample")
+    p = pack(tmp_path, name="eurosat_ms", root=str(next(root.rglob("EuroSAT_MS"))), split="none")
+    assert p.manifest.doubts == [] and p.manifest.level == "L1C"
+    pixels = p.records[:: len(p) // 32].reshape(-1, 13, 64, 64)
+    facts = Facts("Sentinel-2", "L1C", (MS_GROUP,), "uint16", 10_000.0, 0.0, {})
+
+    def doubted(facts: Facts, pixels: np.ndarray) -> str:
+        histograms = BandHistograms(MS_BANDS, "uint16", len(pixels))
+        histograms.add(pixels, 0)
+        return " | ".join(doubts(facts, histograms.summary(facts.scale, facts.offset), [pixels]))
+
+    assert doubted(facts, pixels) == ""
+    assert "offset 0 is doubtful" in doubted(facts, pixels + np.uint16(1000))
+    assert "offset 1000 is doubtful" in doubted(dataclasses.replace(facts, offset=1000.0), pixels)
+    assert "level L2A is doubtful" in doubted(dataclasses.replace(facts, level="L2A"), pixels)
+    by_wavelength = [*range(8), 12, *range(8, 12)]  # B8A behind B08, as other writers of 13 bands have it
+    said = doubted(facts, pixels[:, by_wavelength])
+    assert "the mean of B10" in said and "B8A goes with B12" in said
+
+
+def test_v1_labels_of_19_are_those_of_v2(unzipped: Any, tmp_path: Path) -> None:
+    root, metadata = unzipped("BigEarthNet-v1.0_sample"), REAL / "bigearthnet_metadata"
+    p = pack(tmp_path, name="bigearthnet_v1", root=str(next(root.rglob("BigEarthNet-v1.0"))), split="none", labels=19)
+    tables = [pq.read_table(path, columns=["s2v1_name", "labels"]) for path in metadata.glob("metadata*.parquet")]
+    table = pa.concat_tables(tables)
+    table = table.filter(pc.is_in(table["s2v1_name"], pa.array(p.ids)))
+    v2 = dict(zip(table["s2v1_name"].to_pylist(), table["labels"].to_pylist(), strict=True))
+    assert len(v2) == 14
+    for name, labels in zip(p.ids, p.index["labels"], strict=True):
+        assert [p.classes[label] for label in labels] == sorted(v2[name])
 
 
 def test_published_eurosat_lists_are_disjoint_and_complete() -> None:
@@ -136,4 +183,5 @@ def test_unlabelled_npy(unzipped: Any, tmp_path: Path) -> None:
     (pixels,) = p.read(np.arange(len(p)))
     for row in range(0, len(p), 11):
         np.testing.assert_array_equal(np.moveaxis(pixels[row], 0, -1), np.load(root / p.index["path"][row]))
+    assert p.manifest.doubts == []
     assert p.manifest.label_kind == "none" and 0.01 < p.stats["B04"].mean < 0.3

@@ -135,19 +135,18 @@ class BigEarthNetV2(BigEarthNet):
     def _read(self, path: Path) -> Iterator[tuple[str, Row]]:
         import pyarrow.parquet as pq
 
-        need = ["patch_id", "labels", "split"]
+        flags = list(_FLAGS.values()) if path.name == SECOND_TABLE else []
+        need = ["patch_id", "labels", "split", *flags]
         need += ["country"] if self.spec.countries else []
         need += ["s2v1_name"] if self.spec.labels == 43 else []
-        need += list(_FLAGS.values()) if path.name == SECOND_TABLE else []
         try:
-            table = pq.read_table(path)
-            columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in need}
+            extra = {"country"} & set(pq.read_schema(path).names)
+            table = pq.read_table(path, columns=sorted({*need, *extra}))
+            columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in {*need, *extra}}
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path}: columns {', '.join(need)} are needed; {error}") from None
-        nothing = [None] * len(table)
-        for extra in ("country", "s2v1_name", *_FLAGS.values()):
-            if extra not in columns:
-                columns[extra] = table[extra].to_pylist() if extra in table.column_names else nothing
+        for name in ("country", "s2v1_name", *_FLAGS.values()):
+            columns.setdefault(name, [None] * len(table))
         reasons = {held: tuple(kind for kind, flag in zip(_FLAGS, held, strict=True) if flag)
                    for held in itertools.product((None, False, True), repeat=len(_FLAGS))}  # fmt: skip
         fields = ("patch_id", "labels", "split", "country", "s2v1_name", *_FLAGS.values())

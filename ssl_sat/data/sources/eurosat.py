@@ -105,7 +105,7 @@ class EurosatMs(_Published):
     @override
     def facts(self) -> Facts:
         decode: dict[str, str | int | None] = {"to_px": None, "filter": "none", "recompress": "none", "mode": "uint16"}
-        basis = f"published in 2018; baseline 04.00 brought the offset on {OFFSET_SINCE}"
+        basis = f"described in 2017 (arXiv:1709.00029); baseline 04.00 brought the offset on {OFFSET_SINCE}"
         return Facts("Sentinel-2", "L1C", (MS_GROUP,), "uint16", 10000.0, 0.0, decode, offset_basis=basis)
 
     @override

@@ -1,6 +1,6 @@
 """Label nomenclatures of BigEarthNet: 43 CORINE Land Cover level-3 classes, and the 19 made of 32 of them.
 
-Sumbul et al. 2021 (BigEarthNet-MM, IEEE GRSM 9(3), table 2); the grouping is `label_conversion` of
+Sumbul et al. 2021 (BigEarthNet-MM, IEEE GRSM 9(3), arXiv:2105.07921); the grouping is `label_conversion` of
 label_indices.json in the repository BigEarthNet-MM_19-classes_models. Eleven classes have no counterpart: a patch
 that holds nothing else has no label among the 19.
 """
