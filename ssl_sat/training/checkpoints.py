@@ -56,16 +56,26 @@ def _os_error(error: BaseException | None) -> OSError | None:
     return error
 
 
-def between_steps(trainer: Any) -> bool:
-    """Whether no gradient is gathered that waits for its step: what a checkpoint would lose."""
-    return trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches == 0
+def may_save(trainer: Any) -> bool:
+    """Whether a resumed run would continue exactly from here: after a whole step, and not after an epoch's last one.
+
+    In the midst of accumulation a checkpoint would lose gradients. After the last batch of an epoch Lightning 2.6
+    resumes without counting the next epoch, so that a checkpoint saved in that one is wrong; nor would the validation
+    be made up for. Such saves wait for the end of the epoch, which follows at once.
+    """
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    return progress.current.ready % trainer.accumulate_grad_batches == 0 and not progress.is_last_batch
 
 
 class _StepCheckpoint(ModelCheckpoint):
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        """Save after whole steps only: a resumed run would otherwise save again in the midst of its first one."""
-        if between_steps(trainer):
+        """Save after whole steps within an epoch."""
+        if may_save(trainer):
             super().on_train_batch_end(trainer, *args)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Save what was due with the last step, now that validation and watch are over."""
+        super().on_train_batch_end(trainer, pl_module, None, None, 0)
 
 
 def checkpoint_callback(folder: Path, every_n_steps: int) -> ModelCheckpoint:

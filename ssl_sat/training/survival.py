@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssl_sat.ranks import is_main_process, started_by_main
 from ssl_sat.spec import UserError
-from ssl_sat.training.checkpoints import between_steps
+from ssl_sat.training.checkpoints import may_save
 
 
 def stop_everywhere(message: str) -> NoReturn:
@@ -53,10 +53,12 @@ class Survival(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Leave when any process was told to."""
-        if not between_steps(trainer):
-            return
-        if trainer.world_size == 1 or trainer.global_step % self.every == 0:
+        if may_save(trainer) and (trainer.world_size == 1 or trainer.global_step % self.every == 0):
             self._leave_if_told(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """What was told during the last step waits for validation and watch."""
+        self._leave_if_told(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Nor does a signal during the last step get lost."""
