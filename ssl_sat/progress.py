@@ -33,27 +33,28 @@ def counter(label: str, unit: str, shown: bool = True) -> Iterator[Advance]:
 
 
 class Rate:
-    """Items a second since the first note, and the seconds that the rest takes at that rate."""
+    """Items a second between the first note and the last, and the seconds that the rest takes at that rate."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._began: tuple[float, int] | None = None
+        self._now = 0.0
         self.done = self.total = self.size = 0
 
     def note(self, done: int, total: int, size: int) -> float:
         """Take in a call of Advance; return its time."""
-        now = self._clock()
+        self._now = self._clock()
         if self._began is None:
-            self._began = now, done
+            self._began = self._now, done
         self.done, self.total, self.size = done, total, size
-        return now
+        return self._now
 
     @property
     def a_second(self) -> float:
         """Items a second; 0 before the first."""
         if self._began is None:
             return 0.0
-        seconds, before = self._clock() - self._began[0], self._began[1]
+        seconds, before = self._now - self._began[0], self._began[1]
         return (self.done - before) / seconds if seconds > 0 else 0.0
 
     @property
@@ -87,7 +88,7 @@ def _bar(label: str, unit: str) -> Iterator[Advance]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task, rate = progress.add_task(label, total=None, rate=""), Rate()
+        task, rate = progress.add_task(label, total=None, rate=""), Rate(time.monotonic)
 
         def advance(done: int, total: int, size: int = 0) -> None:
             rate.note(done, total, size)
@@ -97,7 +98,7 @@ def _bar(label: str, unit: str) -> Iterator[Advance]:
 
 
 def _lines(label: str, unit: str, seconds: float = 5.0) -> Advance:
-    rate, spoke = Rate(), time.monotonic()
+    rate, spoke = Rate(time.monotonic), time.monotonic()
 
     def advance(done: int, total: int, size: int = 0) -> None:
         nonlocal spoke

@@ -17,9 +17,9 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ssl_sat.data.pack_parts import Job, Tick, write_part
 from ssl_sat.data.sources.contract import PatchRef
@@ -59,6 +59,7 @@ class Workers:
 
     def __enter__(self) -> Workers:
         context = multiprocessing.get_context("spawn")
+        resource_tracker.ensure_running()  # or starting it would let interrupts through again
         before = _block_interrupts()
         try:
             for _ in range(self._count):
@@ -119,7 +120,7 @@ class Workers:
                 raise value
 
 
-def _gone(worker: _Worker) -> None:
+def _gone(worker: _Worker) -> NoReturn:
     worker.process.join()
     status = worker.process.exitcode or 0
     how = f"by signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"with status {status}"

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import itertools
 import json
 import os
 import re
 from collections.abc import Callable, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -46,6 +48,7 @@ LISTS_URL = (
     "https://github.com/kai-tub/bigearthnet_common/raw/2010779b6efc97eaf0f189d2cbdf8a3af75b71ba/src/bigearthnet_common"
 )
 DROP_LISTS = {"snow": "patches_with_seasonal_snow.csv", "cloud": "patches_with_cloud_and_shadow.csv"}
+_READERS = 16  # threads that read the JSON files of v1's patches
 _TILE = re.compile(r"_T(\d{2}[A-Z]{3})(?=_|$)")
 _DATE = re.compile(r"_(\d{4})(\d{2})(\d{2})T\d+")
 _BASELINE = re.compile(r"_(N\d{4})_")
@@ -225,10 +228,15 @@ class BigEarthNetV1(BigEarthNet):
     def find(self) -> list[PatchRef]:
         listed = set().union(*self._names.values()) if self.spec.split == "official" else None
         unwanted = self.dropped()
-        return [
-            self._ref(name) if (listed is None or name in listed) and name not in unwanted else self._bare(name)
-            for name, _ in self.inventory()
-        ]
+
+        def refs(names: list[str]) -> list[PatchRef]:
+            wanted = ((listed is None or name in listed) and name not in unwanted for name in names)
+            return [self._ref(name) if ask else self._bare(name) for name, ask in zip(names, wanted, strict=True)]
+
+        names = [name for name, _ in self.inventory()]
+        some = [names[first : first + 64] for first in range(0, len(names), 64)]
+        with ThreadPoolExecutor(_READERS) as threads:  # a file each: a cold disk is asked for many at a time
+            return list(itertools.chain.from_iterable(threads.map(refs, some)))
 
     def _bare(self, name: str) -> PatchRef:
         return PatchRef(name, self.prefix + name, time=date_in(name))
