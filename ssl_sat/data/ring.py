@@ -134,7 +134,7 @@ class HostBuffers:
     """
 
     def __init__(self, rows: int, record_bytes: int, most: int, pin: bool) -> None:
-        self._shape, self._most, self._pin = (rows, record_bytes), most, pin
+        self.rows, self._shape, self._most, self._pin = rows, (rows, record_bytes), most, pin
         self._free: deque[tuple[Tensor, Any]] = deque()
         self.made = 0
 
@@ -182,6 +182,7 @@ class Ring:
         self.pack, self.device, self.depth = pack, device, depth
         self.hint, self.forget_from = hint, forget_from
         self._dtype = pack.torch_dtype
+        self._buffers: HostBuffers | None = None  # kept over epochs: fresh memory costs more than the reading
 
     def batches(self, shares: Sequence[NDArray[np.int64]], waited: Waited) -> Iterator[Batch]:
         """Yield a batch on the device for every array of rows."""
@@ -200,8 +201,8 @@ class Ring:
         labels = self.pack.labels
         most = max((len(rows) for rows in shares), default=0) or 1
         cuda = self.device.type == "cuda"
-        buffers = HostBuffers(most, self.pack.manifest.record_bytes, self.depth, pin=cuda)
-        beyond = max(1, min(self.depth, _READ_AHEAD_BYTES // most * self.pack.manifest.record_bytes))
+        buffers = self._buffers_of(most)
+        beyond = max(1, min(self.depth, _READ_AHEAD_BYTES // (most * self.pack.manifest.record_bytes)))
         with current_device(self.device), RecordFile(self.pack) as file:
             send = _Sender(self.device, buffers) if cuda else None
             for rows in shares[:beyond] if self.hint else ():
@@ -221,6 +222,13 @@ class Ring:
                     del buffer
                     yield Batch(self.pack.split_groups(records), *small), None
                     del records, small
+
+    def _buffers_of(self, rows: int) -> HostBuffers:
+        """Buffers for batches of up to `rows`: those of the epoch before where they are large enough."""
+        if self._buffers is None or self._buffers.rows < rows:
+            pin = self.device.type == "cuda"
+            self._buffers = HostBuffers(rows, self.pack.manifest.record_bytes, self.depth, pin)
+        return self._buffers
 
     def _received(self, batch: Batch, copied: Any) -> Batch:
         """In the consumer: its stream waits for the copy, and the memory is told that it is used there."""
