@@ -80,6 +80,11 @@ class SafetensorsLmdb:
         with self.env.begin(write=False) as transaction:
             return load(transaction.get(name.encode()))
 
+    def batch(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The bands of a batch of patches by name, (N, H, W) each: what a training step takes."""
+        patches = [self.native(name) for name in names]
+        return {band: np.stack([patch[band] for patch in patches]) for band in patches[0]}
+
     def upsampled(self, name: str) -> torch.Tensor:
         """All bands at 120 px, float32: (12, 120, 120)."""
         bands = self.native(name)
