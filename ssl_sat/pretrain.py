@@ -80,6 +80,8 @@ def run(spec: PretrainSpec, inputs: Inputs, out: Path) -> Metrics:
     method = METHODS.build(spec.method, encoder=encoder, seed=spec.seed)
     views = setup.views(spec.augment, pack, card, spec.seed, num_views=method.num_views)
     setup.memory_format(method, spec.trainer)
+    if spec.trainer.compile:
+        views.compile()
     module = pretraining.PretrainModule(
         method, views, pack, rows, spec.optim, spec.batch_size, spec.seed, spec.trainer,
         spec.accumulate, spec.cache_chunk,

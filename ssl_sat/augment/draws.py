@@ -9,7 +9,7 @@ Legend: N patches.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,13 +31,32 @@ def _mix(bits: Tensor) -> Tensor:
     return bits ^ _shifted(bits, 31)
 
 
+PURPOSES = (
+    "crop-area", "crop-aspect", "crop-top", "crop-left", "turns", "flip-y", "flip-x", "blur-sigma", "blur", "jitter",
+    "gain", "offset", "brightness", "contrast", "smoothing-share", "smoothing", "noise", "noise-sign", "noise-place",
+    "band-drop", "cutout-top", "cutout-left", "cutout", "rgb-brightness", "rgb-contrast", "rgb-saturation", "rgb-hue",
+    "rgb-jitter", "rgb-grayscale", "rgb-solarise",
+)  # fmt: skip
+
+
+def keys_of(seed: int, epoch: int, views: Sequence[int | str]) -> Tensor:
+    """Return (V, P) int64: the key of every purpose in every view, for code that is compiled once for all epochs."""
+    return torch.tensor([[_key(seed, epoch, view, purpose) for purpose in PURPOSES] for view in views])
+
+
+def _key(seed: int, epoch: int, view: int | str, purpose: str) -> int:
+    return key(seed, "views", epoch, view, purpose)
+
+
 class Draws:
     """Draws for the samples `rows_N` (int64, their identity) in one epoch and view; each `purpose` is a stream.
 
     What is drawn is kept, so that the parts of a batch share one drawing of small numbers: do not write into it.
+    keys_P: a row of `keys_of`, which then stands for seed, epoch and view.
     """
 
-    def __init__(self, seed: int, epoch: int, view: int | str, rows_N: Tensor) -> None:
+    def __init__(self, seed: int, epoch: int, view: int | str, rows_N: Tensor, keys_P: Tensor | None = None) -> None:
+        self._keys = keys_P
         self.rows_N, self._all_N = rows_N, rows_N
         self._seed, self._epoch, self._view = seed, epoch, view
         self._part: slice | None = None
@@ -45,7 +64,7 @@ class Draws:
 
     def part(self, part: slice) -> Draws:
         """Return the draws of some of the samples."""
-        some = Draws(self._seed, self._epoch, self._view, self._all_N)
+        some = Draws(self._seed, self._epoch, self._view, self._all_N, self._keys)
         some.rows_N, some._part, some._kept = self._all_N[part], part, self._kept
         return some
 
@@ -64,7 +83,10 @@ class Draws:
         return self._drawn(("bits", purpose, shape), lambda: self._bits(purpose, *shape))
 
     def _bits(self, purpose: str, *shape: int) -> Tensor:
-        base = key(self._seed, "views", self._epoch, self._view, purpose)
+        if self._keys is None:
+            base: int | Tensor = _key(self._seed, self._epoch, self._view, purpose)
+        else:
+            base = self._keys[PURPOSES.index(purpose)]
         hashed_N = _mix(self._all_N * _GOLDEN + base)
         count = math.prod(shape)
         counter = torch.arange(1, count + 1, device=hashed_N.device) * _GOLDEN

@@ -34,8 +34,7 @@ def jitter(spec: AugmentSpec, draws: Draws, mean_NC: Tensor) -> tuple[Tensor, Te
     return torch.where(applied, contrast * gain_NC, 1.0), torch.where(applied, offset_NC, 0.0)
 
 
-@lru_cache(maxsize=32)
-def neighbour_matrix(bands: tuple[str, ...], device: torch.device) -> Tensor:
+def neighbour_matrix(bands: Sequence[str]) -> Tensor:
     """Return (C, C): each band as the mean of its neighbours in wavelength; the outermost have one."""
     wavelengths = wavelengths_nm(bands)
     order = sorted(range(len(bands)), key=lambda k: wavelengths[k])
@@ -44,14 +43,14 @@ def neighbour_matrix(bands: tuple[str, ...], device: torch.device) -> Tensor:
         beside = [order[k] for k in (rank - 1, rank + 1) if 0 <= k < len(order)] or [band]
         for other in beside:
             matrix[band, other] += 1.0 / len(beside)
-    return matrix.to(device)
+    return matrix
 
 
-def smoothing_matrix(spec: AugmentSpec, draws: Draws, bands: Sequence[str], device: torch.device) -> Tensor:
+def smoothing_matrix(spec: AugmentSpec, draws: Draws, neighbours_CC: Tensor) -> Tensor:
     """Draw (N, C, C): (1 - a) I + a * neighbours, a uniform up to smoothing_share, the identity where not applied."""
     share = draws.uniform("smoothing-share", high=spec.smoothing_share)
     share = torch.where(draws.chance("smoothing", spec.smoothing), share, 0.0)[:, None, None]
-    return (1 - share) * torch.eye(len(bands), device=device) + share * neighbour_matrix(tuple(bands), device)
+    return (1 - share) * torch.eye(len(neighbours_CC), device=share.device) + share * neighbours_CC
 
 
 def affine(y_NCSS: Tensor, gain_NC: Tensor, offset_NC: Tensor, mixing_NCC: Tensor | None) -> Tensor:
@@ -75,15 +74,16 @@ def noise_table(device: torch.device) -> Tensor:
     return Draws(0, 0, "table", torch.zeros(1, dtype=torch.int64, device=device)).normal("noise-table", 1 << 21)[0]
 
 
-def add_noise(x_NCSS: Tensor, draws: Draws, probability: float, sigma_C: Tensor) -> Tensor:
+def add_noise(x_NCSS: Tensor, draws: Draws, probability: float, sigma_C: Tensor, table: Tensor | None = None) -> Tensor:
     """Add white noise with a standard deviation per band to the drawn samples.
 
     Each sample's field is a stretch of one table from a drawn place, with a drawn sign: a fresh hash for every pixel
-    would cost more than all the rest of a view.
+    would cost more than all the rest of a view. table: `noise_table` of the device, where it is at hand.
     """
     amount_NC = draws.chance("noise", probability)[:, None] * sigma_C
     amount_NC = torch.where(draws.chance("noise-sign", 0.5)[:, None], amount_NC, -amount_NC)
-    stretches = noise_table(x_NCSS.device).unfold(0, x_NCSS[0].numel(), 1 << 4)
+    table = noise_table(x_NCSS.device) if table is None else table
+    stretches = table.unfold(0, x_NCSS[0].numel(), 1 << 4)
     field = stretches.index_select(0, draws.integers("noise-place", len(stretches))).view_as(x_NCSS)
     return x_NCSS.addcmul_(field, amount_NC[:, :, None, None])
 

@@ -9,7 +9,7 @@ Legend: N patches, C bands, V views, S image size.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from ssl_sat import bands as band_names
 from ssl_sat.augment import cpu_kernel, display, radiometric
 from ssl_sat.augment import geometric as geo
-from ssl_sat.augment.draws import Draws
+from ssl_sat.augment.draws import Draws, keys_of
 from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.precision import full_float32
 
@@ -74,6 +74,14 @@ class Views:
         self._scale, self._offset = float(scale), float(offset)
         self._mean, self._std = torch.tensor(mean_C, dtype=torch.float32), torch.tensor(std_C, dtype=torch.float32)
         self._constants: dict[tuple[str, torch.device], Tensor] = {}
+        self._compiled: Callable[..., Tensor] | None = None
+
+    def compile(self, **options: Any) -> None:
+        """Compile training views on devices other than a CPU, whose kernel is compiled anyway; one graph for a run.
+
+        options: of torch.compile. Values differ from uncompiled ones by the order of summation.
+        """
+        self._compiled = torch.compile(self._dense, dynamic=False, fullgraph=True, **options)
 
     def gsd_out(self, gsd_m: float) -> float:
         """Ground sampling distance that the encoder sees in `center`, given that of the finest band."""
@@ -82,6 +90,8 @@ class Views:
     @torch.no_grad()
     def __call__(self, groups: Sequence[Tensor], rows_N: Tensor, epoch: int) -> Tensor:
         """Return V views of each patch, (V, N, C, S, S), float32 and normalised."""
+        if self._compiled is not None and not _sparse(rows_N.device):
+            return self._by_compiled(groups, rows_N, epoch)
         shape = (self.num_views, len(rows_N), len(self.bands), self.image_size, self.image_size)
         out = torch.empty(shape, device=rows_N.device)
         shared = Draws(self.seed, epoch, "all", rows_N)
@@ -94,6 +104,29 @@ class Views:
                     if x.data_ptr() != out[view, part].data_ptr():
                         out[view, part] = x
         return out
+
+    def _by_compiled(self, groups: Sequence[Tensor], rows_N: Tensor, epoch: int) -> Tensor:
+        """The same, with what differs from epoch to epoch as a tensor, and constants made beforehand."""
+        assert self._compiled is not None
+        device = rows_N.device
+        self._statistics(device)
+        if self.spec.smoothing:
+            self._neighbours(device)
+        table = radiometric.noise_table(device) if self.spec.noise else None
+        for wanted in self._parts:
+            self._on(device, f"take {wanted.group}", wanted.take)
+        self._on(device, "order", self._order())
+        keys_VP = keys_of(self.seed, epoch, [*range(self.num_views), "all"])
+        keys_VP = keys_VP.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else keys_VP.to(device)
+        with full_float32(device):
+            return self._compiled(list(groups), rows_N, keys_VP, table)
+
+    def _dense(self, groups: list[Tensor], rows_N: Tensor, keys_VP: Tensor, table: Tensor | None) -> Tensor:
+        """All views of a batch by matrix products, (V, N, C, S, S)."""
+        pixels = self._pixels(groups, slice(None))
+        shared = Draws(0, 0, "all", rows_N, keys_VP[-1])
+        views = [Draws(0, 0, view, rows_N, keys_VP[view]) for view in range(self.num_views)]
+        return torch.stack([self._view(pixels[0], pixels, groups[0].dtype, draws, shared, table) for draws in views])
 
     @torch.no_grad()
     def center(self, groups: Sequence[Tensor]) -> Tensor:
@@ -132,7 +165,7 @@ class Views:
             x = groups[wanted.group][part]
             if wanted.take != list(range(x.shape[1])):
                 x = x.index_select(1, self._on(x.device, f"take {wanted.group}", wanted.take))
-            pixels.append((x.view(torch.uint16) if x.dtype == torch.int16 else x).float())
+            pixels.append(_unsigned(x).float())
         return pixels
 
     def _resampled(self, out_NCSS: Tensor, pixels: list[Tensor], boxes: geo.Boxes, moves: _Moves | None) -> Tensor:
@@ -149,10 +182,18 @@ class Views:
         y = torch.cat([geo.separable(x, *pair) for x, pair in zip(pixels, matrices, strict=True)], 1)
         if transpose is not None:
             y = torch.where(transpose[:, None, None, None], y.transpose(2, 3), y)
-        order = [k for wanted in self._parts for k in wanted.place]
-        if order == sorted(order):
-            return y
-        return y.index_select(1, self._on(y.device, "order", sorted(range(len(order)), key=order.__getitem__)))
+        order = self._order()
+        return y if order == sorted(order) else y.index_select(1, self._on(y.device, "order", order))
+
+    def _order(self) -> list[int]:
+        """Where each of the encoder's bands stands among those of the groups, one after the other."""
+        place = [k for wanted in self._parts for k in wanted.place]
+        return sorted(range(len(place)), key=place.__getitem__)
+
+    def _neighbours(self, device: torch.device) -> Tensor:
+        if ("neighbours", device) not in self._constants:
+            return self._on(device, "neighbours", radiometric.neighbour_matrix(self.bands))
+        return self._constants["neighbours", device]
 
     def _matrices(self, wanted: _Part, boxes: geo.Boxes, moves: _Moves | None) -> tuple[Tensor, Tensor]:
         """W_y and W_x of one group: the box's share of its grid, then mirrors, then blur."""
@@ -170,7 +211,10 @@ class Views:
             rows, columns = geo.flip_rows(rows, flip_y), geo.flip_rows(columns, flip_x)
         return (rows, columns) if blur is None else (blur @ rows, blur @ columns)
 
-    def _view(self, out: Tensor, pixels: list[Tensor], dtype: torch.dtype, draws: Draws, shared: Draws) -> Tensor:
+    def _view(
+        self, out: Tensor, pixels: list[Tensor], dtype: torch.dtype, draws: Draws, shared: Draws,
+        table: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         boxes = (
             geo.random_boxes(draws, self.height, self.width, self.spec.crop_scale, self.spec.crop_ratio)
             if self.spec.crop_scale
@@ -179,7 +223,7 @@ class Views:
         y = self._resampled(out, pixels, boxes, _moves(self.spec, draws, shared, self.image_size))
         x = self._coloured(y, dtype, draws) if self.spec.rgb is not None else y
         unit = (self._scale, self._offset) if self.spec.rgb is None else (1.0, 0.0)
-        return self._finished(x, unit, self._white(dtype), draws)
+        return self._finished(x, unit, self._white(dtype), draws, table)
 
     def _white(self, dtype: torch.dtype) -> float:
         """Reflectance (or value) that is shown as 1."""
@@ -192,7 +236,9 @@ class Views:
         shown = y.sub_(self._offset).div_(self._scale * white)
         return display.colour(shown, self.spec.rgb, draws, upper) * white
 
-    def _finished(self, y: Tensor, unit: tuple[float, float], white: float, draws: Draws) -> Tensor:
+    def _finished(
+        self, y: Tensor, unit: tuple[float, float], white: float, draws: Draws, table: Tensor | None
+    ) -> Tensor:
         """Reflectance is (y - unit[1]) / unit[0]; radiometry and normalisation in one affine map, then the rest."""
         spec, (scale, offset) = self.spec, unit
         mean, std = (value.view(1, -1) for value in self._statistics(y.device))
@@ -203,15 +249,22 @@ class Views:
         offset_NC = offset_NC - gain_NC * (offset / scale)
         gain_NC = gain_NC / scale
         if spec.smoothing:
-            mixing = radiometric.smoothing_matrix(spec, draws, self.bands, y.device) / std[:, :, None]
+            mixing = radiometric.smoothing_matrix(spec, draws, self._neighbours(y.device)) / std[:, :, None]
             x = radiometric.affine(y, gain_NC, offset_NC, mixing).sub_((mean / std)[:, :, None, None])
         else:
             x = radiometric.affine(y, gain_NC / std, (offset_NC - mean) / std, None)
         if spec.noise:
-            radiometric.add_noise(x, draws, spec.noise, spec.noise_sigma * white / std[0])
+            radiometric.add_noise(x, draws, spec.noise, spec.noise_sigma * white / std[0], table)
         if spec.band_drop:
             x.mul_(radiometric.keep_bands(draws, spec.band_drop, len(self.bands))[:, :, None, None])
         return radiometric.cut_out(x, draws, spec.cutout, spec.cutout_px) if spec.cutout else x
+
+
+def _unsigned(x: Tensor) -> Tensor:
+    """int16 holds the bits of uint16, which the compiler does not know everywhere."""
+    if x.dtype != torch.int16:
+        return x
+    return x.to(torch.int32) & 0xFFFF if torch.compiler.is_compiling() else x.view(torch.uint16)
 
 
 def _sparse(device: torch.device) -> bool:

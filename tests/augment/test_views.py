@@ -112,6 +112,29 @@ def test_the_matrix_products_of_other_devices_give_the_same_views(monkeypatch, n
     torch.testing.assert_close(v.center(groups), center, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["simclr_rgb", "study"])
+def test_so_they_do_with_operations_on_colours(monkeypatch, name):
+    groups, v = patches(6), views(recipe(name), S2_RGB, mean_C=[0.2] * 3, std_C=[0.1] * 3)
+    sparse = v(groups, torch.arange(6), 1)
+    monkeypatch.setattr(module, "_sparse", lambda device: False)
+    difference = (v(groups, torch.arange(6), 1) - sparse).abs()
+    assert difference.median() < 1e-6 and (difference > 1e-4).float().mean() < 1e-3  # solarise jumps at its threshold
+
+
+@pytest.mark.parametrize("name", ["simclr_ms", "study"])
+def test_what_other_devices_compile_is_one_graph_with_the_same_numbers(monkeypatch, name):
+    """Traced and run as it is; tests/gpu has the compiled code. A second epoch is no reason to compile again."""
+    monkeypatch.setattr(module, "_sparse", lambda device: False)
+    bands = S2_L2A if name == "simclr_ms" else S2_RGB
+    groups, v, rows = patches(4), views(recipe(name), bands), torch.arange(4)
+    expected = [v(groups, rows, epoch) for epoch in (0, 1)]
+    graphs: list[torch.fx.GraphModule] = []
+    v.compile(backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    for epoch in (0, 1):
+        torch.testing.assert_close(v(groups, rows, epoch), expected[epoch], rtol=0, atol=1e-5)
+    assert len(graphs) == 1
+
+
 @pytest.mark.parametrize("name", MULTISPECTRAL)
 def test_a_view_does_not_depend_on_the_batch(name):
     groups, v = patches(24), views(recipe(name))

@@ -88,3 +88,31 @@ def test_tokens_are_spared_and_frozen_parameters_left_out():
 def test_unknown_optimiser_is_refused():
     with pytest.raises(ConfigError, match="did you mean 'lars'"):
         OPTIMIZERS.parse({"name": "larz"})
+
+
+@pytest.mark.parametrize("theirs", ["timm", "lightly"])
+def test_lars_equals_other_peoples(theirs):
+    """Without decay and at a constant rate, where all agree: they take |g| + decay |w| for |g + decay w|, and keep the
+    rate out of the momentum buffer, unlike SimCLR's own optimiser."""
+    ours, other = network(), network()
+    if theirs == "timm":
+        from timm.optim import Lars
+
+        reference = Lars(other.parameters(), lr=0.4, momentum=0.9, trust_coeff=0.02, eps=0.0, always_adapt=True)
+    else:
+        from lightly.utils.lars import LARS as Lightly  # noqa: N811
+
+        decay = 1e-300  # it adapts only where there is some
+        reference = Lightly(
+            other.parameters(), lr=0.4, momentum=0.9, trust_coefficient=0.02, eps=0.0, weight_decay=decay
+        )
+    lars = LARS(ours.parameters(), lr=0.4, momentum=0.9, trust=0.02)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(4):
+        for p, q in zip(ours.parameters(), other.parameters(), strict=True):
+            p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+            q.grad = p.grad.clone()
+        lars.step()
+        reference.step()
+    for p, q in zip(ours.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
