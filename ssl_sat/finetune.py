@@ -26,6 +26,7 @@ from ssl_sat.methods.spec import HeadSpec
 from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.pack import PackedData, pack_of
 from ssl_sat.pretrain import encoder_label, refuse_conflict, science
+from ssl_sat.ranks import is_main_process
 from ssl_sat.spec import ConfigError, Spec
 from ssl_sat.stage import Inputs, Lookup, Metrics, Stage
 from ssl_sat.training.spec import PhasesSpec, TrainerSpec, with_epochs
@@ -77,6 +78,8 @@ def run(spec: FinetuneSpec, inputs: Inputs, out: Path) -> Metrics:
     setup.memory_format(model, spec.trainer)
     views = setup.views(spec.augment, pack, card, spec.seed, num_views=1)
     counts = finetuning.train_phases(spec, model, views, pack, out)
+    if not is_main_process():
+        return {}
     setup.record_inputs(out, card, {"data": pack})
     model_io.save_model(out, model, card)
     demo = any(item.synthetic for item in inputs.values())

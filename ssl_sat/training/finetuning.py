@@ -16,6 +16,7 @@ from ssl_sat.data.loader import PatchLoader
 from ssl_sat.data.packed import Batch, Pack
 from ssl_sat.data.subset import select
 from ssl_sat.optim.spec import OptimSpec
+from ssl_sat.ranks import is_main_process
 from ssl_sat.training import engine
 from ssl_sat.training.callbacks import epoch_mean, read_history
 from ssl_sat.training.classifier import Classifier, set_trainable, train_mode
@@ -138,6 +139,8 @@ def train_phases(spec: Any, model: Classifier, views: Views, pack: Pack, out: Pa
             engine.mark_done(out, name, model.state_dict())
         metrics[f"phase_{name}_trainable_parameters"] = module.trainable
         offset += phase.epochs
+    if not is_main_process():  # the history is the main process's, who is about to move it
+        return {}
     engine.clear(out)
     return {**metrics, "epochs": offset, "train_patches": len(rows), **_last_epoch(out, phase, name)}
 

@@ -49,18 +49,26 @@ class RankSample:
     batch_size: int
 
     def measure(self, method: Any, device: torch.device) -> dict[str, float]:
-        """RankMe of the embeddings, in which collapse shows, and of the encoder's features, which are kept."""
+        """RankMe of the embeddings, in which collapse shows, and of the encoder's features, which are kept.
+
+        A method that reconstructs has no embeddings: features alone.
+        """
         if not len(self.rows_N):
             return {}
         found_h: list[Tensor] = []
         hook = method.encoder.register_forward_hook(lambda module, inputs, output: found_h.append(output.float()))
-        embed = getattr(method, "embed", method)
         try:
             chunks = batches(self.pack, self.rows_N, self.views.center, self.batch_size, device)
-            found_z = [embed(x_NCHW[None])[0].float() for x_NCHW, _, _ in chunks]
+            found_z = [_embedded(method, x_NCHW) for x_NCHW, _, _ in chunks]
         finally:
             hook.remove()
-        return {"rankme": float(rankme(torch.cat(found_z))), "rankme_features": float(rankme(torch.cat(found_h)))}
+        features = {"rankme_features": float(rankme(torch.cat(found_h)))}
+        return features if method.reconstructs else {"rankme": float(rankme(torch.cat(found_z))), **features}
+
+
+def _embedded(method: Any, x_NCHW: Tensor) -> Tensor:
+    """Embeddings of one view, or features where a method has none."""
+    return (method.encoder(x_NCHW) if method.reconstructs else method.embed(x_NCHW[None])[0]).float()
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,7 @@ class LabelledProbe:
             "linear_accuracy": float((linear_N == labels_N).mean()),
         }
 
+    @torch.no_grad()
     def _features(self, encoder: Any, rows: np.ndarray, device: torch.device) -> np.ndarray:
         chunks = batches(self.pack, rows, self.views.center, self.batch_size, device)
         h_ND = torch.cat([encoder(x_NCHW).float() for x_NCHW, _, _ in chunks])

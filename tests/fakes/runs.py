@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["ssl_sat.training.pretraining", "ssl_sat.training.watching", "ssl_sat.data.packing"])
+_CONTEXT.set_forkserver_preload(
+    ["ssl_sat.training.pretraining", "ssl_sat.training.watching", "ssl_sat.data.packing", "fakes.warm"]
+)
 
 
 def _command(stage: str, arguments: list[str], said: str, setup: Callable[[], None] | None) -> None:
