@@ -207,7 +207,7 @@ class PlainProgress(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Speak when it is time, and at the end."""
         now, last = time.monotonic(), trainer.global_step >= trainer.estimated_stepping_batches
-        if not trainer.is_global_zero or (now - self._spoke < self.seconds and not last):
+        if not module.step_logs or not trainer.is_global_zero or (now - self._spoke < self.seconds and not last):
             return
         self._spoke = now
         steps = trainer.global_step - self._first

@@ -10,7 +10,6 @@ from ssl_sat.augment import AUGMENTS
 from ssl_sat.augment.views import Views
 from ssl_sat.bands import S2_L2A, S2_RGB
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 CONF = Path(__file__).parents[2] / "conf" / "augment"
 LAYOUT = [(S2_L2A[1:4], 120, 120), (("B05", "B8A", "B11"), 60, 60), (("B01",), 20, 20)]
 
