@@ -3,8 +3,8 @@
 None of the published archives holds a link, a device or a path with `..`, so any of these is an error that names the
 entry; and where no link is ever made, a path that stays inside the folder by its letters stays inside it on disk.
 Sizes are checked as declared and as written, against the limits of the catalogue. Work happens in `<top>.partial`; a
-note beside it says how many entries are safely on disk, and a killed run goes on from there. The folder gets its name
-by one rename.
+note beside it says how many entries are written, and a killed run goes on from there, unless the machine was started
+anew in between. The folder gets its name by one rename, after all of it has gone to disk.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from ssl_sat.fetch.catalogue import Limits
 from ssl_sat.fetch.transfer import Progress
 from ssl_sat.spec import UserError
 
-_SAVE_S = 20.0  # between two notes of what is done
+_SAVE_S = 5.0  # between two notes of what is done
+_BOOT = Path("/proc/sys/kernel/random/boot_id")  # elsewhere an unpacking that was stopped begins afresh
 _BUFFER = 1 << 20
+_BLOCK = 1 << 14  # of a tar: tarfile copies what is left of a block at every read
 _LONGEST_HEADER = 1 << 20  # of a tar's extended headers, which are held in memory
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, NotImplementedError)
 
@@ -96,7 +98,7 @@ def _begin(partial: Path, note: Path, archive: Path) -> Tally:
     if partial.is_dir() and note.is_file():
         try:
             saved = json.loads(note.read_text())
-            if saved.pop("archive") == [archive.name, archive.stat().st_size]:
+            if saved.pop("archive") == _identity(archive) and _BOOT.is_file():
                 return Tally(**saved)
         except (ValueError, TypeError, KeyError):
             pass
@@ -106,11 +108,15 @@ def _begin(partial: Path, note: Path, archive: Path) -> Tally:
     return Tally()
 
 
+def _identity(archive: Path) -> list[Any]:
+    """The archive, and the boot of the machine: what a process wrote outlives its end, but not always a power cut."""
+    return [archive.name, archive.stat().st_size, _BOOT.read_text().strip() if _BOOT.is_file() else ""]
+
+
 def _save(note: Path, tally: Tally, archive: Path) -> float:
-    """Note what is safely on disk; return the time."""
-    os.sync()
+    """Note what is written; return the time."""
     temporary = note.with_name(f"{note.name}.tmp")
-    temporary.write_text(json.dumps({"archive": [archive.name, archive.stat().st_size], **asdict(tally)}))
+    temporary.write_text(json.dumps({"archive": _identity(archive), **asdict(tally)}))
     os.replace(temporary, note)
     return time.monotonic()
 
@@ -161,20 +167,26 @@ def _write(archive: Path, entry: Entry, path: str, last_parent: str) -> str:
         stream = entry.open()
         if stream is None:
             raise DamagedArchive(f"{archive}: '{entry.name}' has no content.")
-        with stream, open(path, "wb") as file:
-            _copy(archive, entry, stream, file)
+        with stream:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
+            try:
+                _copy(archive, entry, stream, file)
+            finally:
+                os.close(file)
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise UnsafeArchive(f"{archive}: '{entry.name}' is both a file and a folder.") from None
     return parent
 
 
-def _copy(archive: Path, entry: Entry, stream: IO[bytes], file: IO[bytes]) -> None:
+def _copy(archive: Path, entry: Entry, stream: IO[bytes], file: int) -> None:
+    """Copy to a file descriptor: millions of small files, so no system call more than needed."""
     left = entry.size
     while chunk := stream.read(_BUFFER):
         left -= len(chunk)
         if left < 0:
             raise UnsafeArchive(f"{archive}: '{entry.name}' is longer than the {entry.size:,} bytes it declares.")
-        file.write(chunk)
+        while chunk:
+            chunk = chunk[os.write(file, chunk) :]
     if left:
         raise DamagedArchive(f"{archive}: '{entry.name}' ends {left:,} bytes early.")
 
@@ -229,7 +241,7 @@ class _Header(tarfile.TarInfo):
 def _tar_entries(archive: Path, cap: int, advance: Progress) -> Iterator[Entry]:
     total = archive.stat().st_size
     with open(archive, "rb") as raw, closing(_Decompressed(archive, raw, cap)) as stream:
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER, tarinfo=_Header) as tar:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK, tarinfo=_Header) as tar:  # type: ignore[call-overload]
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep millions of them
                 yield Entry(member.name, _tar_kind(member), member.size, lambda m=member: tar.extractfile(m))  # type: ignore[misc]
@@ -256,10 +268,19 @@ class _Decompressed:
     def __init__(self, archive: Path, raw: IO[bytes], cap: int) -> None:
         self.archive, self.cap, self.count = archive, cap, 0
         self._stream = _decompressor(archive, raw)
+        self._held, self._at = b"", 0
 
     def read(self, size: int) -> bytes:
+        """At most `size` bytes, b"" at the end alone."""
+        if self._at == len(self._held):
+            self._held, self._at = self._more(), 0
+        data = self._held[self._at : self._at + size]
+        self._at += len(data)
+        return data
+
+    def _more(self) -> bytes:
         try:
-            data = self._stream.read(size)
+            data = self._stream.read(_BUFFER)
         except OSError as error:
             if error.errno is None:  # pyarrow's and gzip's word for damaged data
                 raise EOFError(str(error)) from None

@@ -13,7 +13,7 @@ import pytest
 from fakes.archives import KINDS, compressed, special, tar_of, write
 
 from ssl_sat.fetch.catalogue import Limits
-from ssl_sat.fetch.unpack import DamagedArchive, UnsafeArchive, unpack
+from ssl_sat.fetch.unpack import DamagedArchive, UnsafeArchive, _identity, unpack
 
 FILES = {f"Set/class {i % 3}/image_{i}.bin": np.random.default_rng(i).bytes(1000 + i) for i in range(30)}
 ROOMY = Limits(100, 100_000)
@@ -203,12 +203,23 @@ def test_goes_on_after_a_kill_without_writing_again_what_is_noted(tmp_path, kind
     torn = partial / list(FILES)[10].removeprefix("Set/")
     torn.write_bytes(b"torn")
     before = {path: path.stat().st_mtime_ns for path in partial.rglob("*") if path.is_file() and path != torn}
-    note = {"archive": [archive.name, archive.stat().st_size], "entries": 10, "written": 0, "outside": 0}
+    note = {"archive": _identity(archive), "entries": 10, "written": 0, "outside": 0}
     (tmp_path / "to" / "Set.partial.json").write_text(json.dumps(note))
     assert run(archive, tmp_path).written == sum(map(len, FILES.values()))
     assert tree(tmp_path / "to") == FILES
     final = tmp_path / "to" / "Set"
     assert {path: (final / path.relative_to(partial)).stat().st_mtime_ns for path in before} == before
+
+
+def test_after_a_power_cut_nothing_is_taken_for_written(tmp_path):
+    archive = write(tmp_path / "a.zip", FILES)
+    (tmp_path / "to" / "Set.partial").mkdir(parents=True)
+    name, size, boot = _identity(archive)
+    assert len(boot) == 36
+    note = {"archive": [name, size, boot[::-1]], "entries": 30, "written": 0, "outside": 0}
+    (tmp_path / "to" / "Set.partial.json").write_text(json.dumps(note))
+    run(archive, tmp_path)
+    assert tree(tmp_path / "to") == FILES
 
 
 @pytest.mark.parametrize("note", ["{", '{"archive": ["other.zip", 3], "entries": 30, "written": 0, "outside": 0}', ""])
