@@ -92,8 +92,18 @@ def die_in_watch(path: Path, count: int) -> None:
     LabelledProbe.measure = killed
 
 
-def terminate_at(path: Path, steps: int) -> None:
-    """SIGTERM to itself within a step."""
+def in_slurm(folder: Path) -> None:
+    """A task of a Slurm job, whose time is up within the eighth step; `scontrol` notes how it is called."""
+    task = {"JOB_ID": "7", "JOB_NAME": "train", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    os.environ.update({f"SLURM_{name}": value for name, value in task.items()})
+    (folder / "scontrol").write_text(f"#!/bin/sh\necho $@ > {folder}/called\n")
+    (folder / "scontrol").chmod(0o755)
+    os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
+    terminate_at(folder / "ids", 8, signal.SIGUSR1)
+
+
+def terminate_at(path: Path, steps: int, number: int = signal.SIGTERM) -> None:
+    """A signal to itself within a step."""
     record(path)
     from ssl_sat.training.pretraining import PretrainModule
 
@@ -102,7 +112,7 @@ def terminate_at(path: Path, steps: int) -> None:
     def told(self, batch, batch_idx):
         loss = step(self, batch, batch_idx)
         if self.global_step + 1 == steps:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return loss
 
     PretrainModule.training_step = told
@@ -148,7 +158,7 @@ def folder_of(outputs: Path) -> Path:
 
 
 def checkpoints(outputs: Path) -> list[int]:
-    return sorted(int(path.stem) for path in folder_of(outputs).glob("checkpoints/run/*.ckpt"))
+    return sorted(int(path.stem) for path in folder_of(outputs).glob("checkpoints/run/[0-9]*.ckpt"))
 
 
 def csv_without_speed(outputs: Path) -> list[dict[str, str]]:
@@ -225,6 +235,15 @@ def test_watching_changes_no_weight_and_no_fingerprint(pack, whole, tmp_path):
     for name in ("model.safetensors", "projection_head.safetensors"):
         assert (folder_of(tmp_path) / name).read_bytes() == (folder_of(whole) / name).read_bytes()
     assert all("loss" in row for row in rows_of(tmp_path))
+
+
+def test_slurm_requeues_through_lightning_once_the_step_is_saved(pack, whole, tmp_path):
+    run = Run("pretrain", arguments(pack, tmp_path), tmp_path, partial(in_slurm, tmp_path))
+    assert run.code() == 128 + signal.SIGUSR1, run.said[-2000:]
+    assert (tmp_path / "called").read_text() == "requeue 7\n"
+    assert checkpoints(tmp_path) == [3, 6, 8]
+    finished("pretrain", arguments(pack, tmp_path), tmp_path)
+    same_artifact(whole, tmp_path)
 
 
 def test_weights_that_are_not_finite_are_never_saved(pack, tmp_path):
