@@ -116,6 +116,7 @@ class _Transfer:
         self.session, self.address, self.remote = session, address, remote
         self.path, self.part = path, part_of(path)
         self.patience, self.watch, self.say = patience, watch, say
+        self.total = 0  # bytes of the file, as the server says
 
     def run(self) -> None:
         """Fetch, check, rename; Refused when the address does not give the right file."""
@@ -129,9 +130,15 @@ class _Transfer:
                 _note_of(self.part).unlink(missing_ok=True)
                 return
             if not pieced:
-                raise Refused(f"{wrong}. It was set aside as {set_aside(self.part, self.path)} and is not used")
+                raise Refused(
+                    f"{wrong}{self._announced()}. It was set aside as {set_aside(self.part, self.path)} and is not used"
+                )
             self.say(f"  {self.remote.name}: {wrong}; it came in several pieces, so it is fetched afresh")
             forget(self.part)
+
+    def _announced(self) -> str:
+        """The size that the server gave, where it is not the published one: then its file is another one."""
+        return f" (the server gave its size as {self.total:,} bytes)" if self.total not in (0, self.remote.size) else ""
 
     def _complete(self, advance: Progress) -> bool:
         """Make attempts until all bytes are here; return whether they came in several pieces.
@@ -170,6 +177,7 @@ class _Transfer:
                 first = self._first_byte(response, have)
                 if have and not first:
                     self.say(f"  {self.remote.name}: the server begins anew (it gives no parts, or its file changed)")
+                self.total = first + int(response.headers.get("Content-Length") or self.remote.size - first)
                 _write_note(self.part, response, self.address)
                 self._receive(response, first, advance)
         except (requests.RequestException, HTTPError) as error:

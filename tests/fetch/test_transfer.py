@@ -96,6 +96,12 @@ def test_wrong_bytes_are_set_aside_and_both_sums_named(server, tmp_path):
         bring(tmp_path, address)
 
 
+def test_a_file_of_another_size_is_told_by_what_the_server_gave(server, tmp_path):
+    with pytest.raises(UserError, match=r"the server gave its size as 300,004 bytes"):
+        bring(tmp_path, server.put("file.bin", OTHER + b"more"))
+    assert (tmp_path / "file.bin.wrong").stat().st_size == SIZE
+
+
 def test_right_md5_alone_is_not_enough(server, tmp_path):
     wrong = dataclasses.replace(remote(server.put("file.bin", CONTENT)), sha256="0" * 64)
     with pytest.raises(UserError, match=f"its sha256 is {hashlib.sha256(CONTENT).hexdigest()}, published is 0000"):
