@@ -177,7 +177,8 @@ class _Transfer:
                 first = self._first_byte(response, have)
                 if have and not first:
                     self.say(f"  {self.remote.name}: the server begins anew (it gives no parts, or its file changed)")
-                self.total = first + int(response.headers.get("Content-Length") or self.remote.size - first)
+                length = response.headers.get("Content-Length", "")
+                self.total = first + int(length) if length.isdecimal() else 0
                 _write_note(self.part, response, self.address)
                 self._receive(response, first, advance)
         except (requests.RequestException, HTTPError) as error:
