@@ -3,8 +3,9 @@
     python -m ssl_sat.pretrain encoder=vit                                    # BigEarthNet, SimCLR
     python -m ssl_sat.pretrain data=npy data.root=/data/patches encoder=resnet18 epochs=100
     python -m ssl_sat.pretrain augment=simclr_rgb data=eurosat_rgb show_views=true     # a picture, no training
+    python -m ssl_sat.pretrain method=byol data=eurosat_rgb augment=simclr_rgb         # docs/methods.md: which, when
 
-Method: SimCLR (Chen et al. 2020, arXiv:2002.05709). The artifact holds the encoder with its card
+Method: SimCLR (Chen et al. 2020, arXiv:2002.05709), or one of methods/. The artifact holds the encoder with its card
 (bands, units, normalisation, origin), the projection head, the history and flat metrics.
 """
 

@@ -1,4 +1,4 @@
-"""Embeddings of all processes, without autograd: the loss that asks for them computes exact gradients itself.
+"""Embeddings of all processes: without autograd, for losses that compute exact gradients themselves, and with it.
 
 Legend: N pairs, V views, D features, W processes, M = W * V * N rows in view-major order (view, rank, pair).
 """
@@ -20,6 +20,14 @@ def gather_views(u_VND: Tensor) -> Tensor:
     _require_equal(u_VND.shape[1], u_VND.device)
     parts_WVND = _all_gather(u_VND.contiguous())
     return parts_WVND.transpose(0, 1).flatten(1, 2)
+
+
+def gather_with_gradient(z_VND: Tensor) -> Tensor:
+    """Return (V, W * N, D) with gradient: where all processes compute the same loss, DDP's mean is its gradient."""
+    from lightly.utils.dist import gather
+
+    _require_equal(z_VND.shape[1], z_VND.device)
+    return torch.cat(gather(z_VND.contiguous()), 1)
 
 
 def gather_rows(values_R: Tensor, num_pairs: int) -> Tensor:

@@ -7,12 +7,13 @@ what makes gradient caching possible (Gao et al. 2021): `embed` may be called on
 `objective` is called once, on all of it.
 
 How methods of other kinds fit:
-    asymmetric (BYOL, SimSiam)     embed stacks predictions and targets on the first axis, (2V, N, D); targets carry no
-                                   gradient
+    asymmetric (BYOL, SimSiam)     embed stacks projections, predictions and targets on the first axis, (3V, N, D);
+                                   targets carry no gradient
     target networks (BYOL, MoCo)   an `optim.ema.EMA` is a submodule, called in embed, moved in after_step
     queues (MoCo)                  a buffer, read and advanced in objective
     covariance (Barlow, VICReg)    in objective; `losses.gather` where processes share the batch
-    masked autoencoders            embed returns each patch's own error, (1, N, 1); objective is its mean
+    masked autoencoders            embed returns each patch's own error, (1, N, 1); objective is its mean. It draws for
+                                   itself: `reconstructs` says that it takes keyed draws, and gives no embeddings
 
 Legend: N patches, C bands, V views, K >= 1 rows of embeddings a patch (V for most methods), D features.
 """
@@ -20,6 +21,7 @@ Legend: N patches, C bands, V views, K >= 1 rows of embeddings a patch (V for mo
 from __future__ import annotations
 
 import abc
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -35,10 +37,11 @@ class Method(nn.Module, abc.ABC):
 
     encoder: nn.Module
     num_views: int
+    reconstructs: ClassVar[bool] = False  # True: embed(x_VNCHW, draws) returns errors, not embeddings
 
     @abc.abstractmethod
     def embed(self, x_VNCHW: Tensor) -> Tensor:
-        """Return embeddings z_KND, patches on the second axis in the order of x.
+        """Return embeddings z_KND, patches on the second axis in the order of x; row 0 is what collapse is read from.
 
         Patches may meet in norm layers only. It may be called on parts of a batch, and again in backward: no state
         changes here but the running statistics of norm layers.

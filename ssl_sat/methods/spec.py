@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ssl_sat.spec import Spec
 
@@ -35,6 +35,76 @@ class DCLSpec(ContrastiveSpec):
 
     name: Literal["dcl"] = "dcl"
     temperature: float = Field(0.1, gt=0)
+
+
+class BYOLSpec(Spec):
+    """BYOL (Grill et al. 2020). momentum: the target's decay at the start; it rises to 1 over the run."""
+
+    name: Literal["byol"] = "byol"
+    momentum: float = Field(0.996, ge=0, le=1)
+    head_hidden: int = Field(4096, gt=0)
+    head_out: int = Field(256, gt=0)
+
+
+class SimSiamSpec(Spec):
+    """SimSiam (Chen & He 2021)."""
+
+    name: Literal["simsiam"] = "simsiam"
+    head_hidden: int = Field(2048, gt=0)
+    head_out: int = Field(2048, gt=0)
+    predictor_hidden: int = Field(512, gt=0)
+
+
+class MoCoSpec(Spec):
+    """MoCo v2 (Chen et al. 2020).
+
+    queue: keys of earlier batches that serve as negatives, over all devices; more than there are patches would hold a
+    query's own patch among them. momentum: decay of the key encoder, constant.
+    """
+
+    name: Literal["moco"] = "moco"
+    temperature: float = Field(0.2, gt=0)
+    queue: int = Field(4096, ge=1)
+    momentum: float = Field(0.999, ge=0, le=1)
+    head_hidden: int = Field(2048, gt=0)
+    head_out: int = Field(128, gt=0)
+
+
+class BarlowSpec(Spec):
+    """Barlow Twins (Zbontar et al. 2021). redundancy_weight: of the features' correlations, the paper's lambda."""
+
+    name: Literal["barlow"] = "barlow"
+    redundancy_weight: float = Field(5e-3, gt=0, le=1)
+    head_hidden: int = Field(2048, gt=0)
+    head_out: int = Field(2048, gt=1)
+
+
+class VICRegSpec(Spec):
+    """VICReg (Bardes et al. 2022); the weights are its lambda, mu and nu."""
+
+    name: Literal["vicreg"] = "vicreg"
+    invariance_weight: float = Field(25.0, ge=0)
+    variance_weight: float = Field(25.0, ge=0)
+    covariance_weight: float = Field(1.0, ge=0)
+    head_hidden: int = Field(2048, gt=0)
+    head_out: int = Field(2048, gt=1)
+
+
+class MAESpec(Spec):
+    """Masked autoencoder (He et al. 2022), for ViTs. normalise: each token's pixels to mean 0 and variance 1."""
+
+    name: Literal["mae"] = "mae"
+    mask_ratio: float = Field(0.75, gt=0, lt=1)
+    normalise: bool = True
+    decoder_width: int = Field(512, gt=0)
+    decoder_depth: int = Field(8, ge=1)
+    decoder_heads: int = Field(16, ge=1)
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
+            raise ValueError(f"decoder_width={self.decoder_width} must be divisible by decoder_heads and by 4")
+        return self
 
 
 class HeadSpec(Spec):

@@ -25,18 +25,18 @@ from torch.utils.checkpoint import checkpoint
 
 
 def embed_in_chunks(
-    embed: Callable[[Tensor], Tensor], views: Callable[[slice], Tensor], count: int, chunk: int, network: nn.Module
+    embed: Callable[[Any], Tensor], views: Callable[[slice], Any], count: int, chunk: int, network: nn.Module
 ) -> Tensor:
     """Return z_KND of patches 0 ... count - 1, as `embed(views(slice(0, count)))`, `chunk` patches in memory at a time.
 
-    views: makes x_VNCHW of a slice of the batch, the same again whenever it is asked. network: the module whose
-    running statistics must not move in the second pass.
+    views: makes what embed takes of a slice of the batch, the same again whenever it is asked. network: the module
+    whose running statistics must not move in the second pass.
     """
 
     def one(part: slice) -> Tensor:
         with torch.no_grad():
-            x_VNCHW = views(part)
-        return embed(x_VNCHW)
+            inputs = views(part)
+        return embed(inputs)
 
     def contexts() -> tuple[Any, Any]:
         return nullcontext(), _statistics_kept(network)

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from ssl_sat.augment.draws import Draws
 from ssl_sat.augment.views import Views
 from ssl_sat.data.loader import PatchLoader
 from ssl_sat.data.packed import Batch, Pack
@@ -75,14 +76,19 @@ class PretrainModule(pl.LightningModule):
     def _embedded(self, batch: Batch) -> Tensor:
         epoch, count = self.current_epoch, len(batch.rows_N)
 
-        def views(part: slice) -> Tensor:
-            return self.views([group[part] for group in batch.groups], batch.rows_N[part], epoch)
+        def inputs(part: slice) -> tuple[Any, ...]:
+            rows_N = batch.rows_N[part]
+            x_VNCHW = self.views([group[part] for group in batch.groups], rows_N, epoch)
+            return (x_VNCHW, Draws(self.seed, epoch, "mask", rows_N)) if self.method.reconstructs else (x_VNCHW,)
+
+        def embed(arguments: tuple[Any, ...]) -> Tensor:
+            return self.method.embed(*arguments)
 
         if self.cache_chunk is not None and self.cache_chunk < count:
-            return embed_in_chunks(self.method.embed, views, count, self.cache_chunk, self.method)
+            return embed_in_chunks(embed, inputs, count, self.cache_chunk, self.method)
         with torch.no_grad():
-            x_VNCHW = views(slice(0, count))
-        return self.method.embed(x_VNCHW)
+            whole = inputs(slice(0, count))
+        return embed(whole)
 
     def _note(self, values: dict[str, Tensor], batch_idx: int) -> None:
         """Keep what is logged, as means over the batches of a step."""
