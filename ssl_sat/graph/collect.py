@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,13 +37,18 @@ class Finished:
 
 @dataclass(frozen=True)
 class Spread:
-    """One metric over the seeds of a group; `sd` is the sample's (n - 1), None for a single seed."""
+    """One metric over the seeds of a group; `sd` is the sample's (n - 1), None for a single seed.
+
+    half_width: of the 95 % interval of the mean over seeds, Student's t with n - 1 degrees of freedom. For a metric
+    that is a difference within each seed (a gain) this is the paired interval.
+    """
 
     group: str
     metric: str
     n: int
     mean: float
     sd: float | None
+    half_width: float | None
     low: float
     high: float
     fingerprints: str
@@ -83,8 +89,17 @@ def over_seeds(items: Sequence[Finished], metrics: Sequence[str] = ()) -> list[S
 def _spread(group: str, name: str, members: Sequence[Finished]) -> Spread:
     values = [float(member.metrics[name]) for member in members]
     deviation = statistics.stdev(values) if len(values) > 1 else None
+    half_width = None if deviation is None else _t_quantile(len(values) - 1) * deviation / math.sqrt(len(values))
     prints = ", ".join(member.short for member in members)
-    return Spread(group, name, len(values), statistics.fmean(values), deviation, min(values), max(values), prints)
+    mean = statistics.fmean(values)
+    return Spread(group, name, len(values), mean, deviation, half_width, min(values), max(values), prints)
+
+
+def _t_quantile(freedom: int) -> float:
+    """The .975 quantile of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))
 
 
 def _is_number(value: Any) -> bool:
@@ -98,7 +113,8 @@ def flat_metrics(plan: Plan, items: Sequence[Finished]) -> dict[str, Any]:
         flat[f"{item.node.id}.fingerprint"] = item.node.fingerprint
         flat |= {f"{item.node.id}.{name}": value for name, value in item.metrics.items()}
     for spread in over_seeds(items):
-        values = {"n": spread.n, "mean": spread.mean, "sd": spread.sd, "min": spread.low, "max": spread.high}
+        values = {"n": spread.n, "mean": spread.mean, "sd": spread.sd, "half_width": spread.half_width}
+        values |= {"min": spread.low, "max": spread.high}
         flat |= {f"{spread.group}.{spread.metric}.{name}": value for name, value in values.items()}
     return dict(sorted(flat.items()))
 

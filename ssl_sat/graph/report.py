@@ -14,8 +14,9 @@ from typing import Any
 import ssl_sat
 from ssl_sat import provenance
 from ssl_sat.artifact import write_json
-from ssl_sat.graph.collect import Finished, collect, flat_metrics, group_of, model_card, over_seeds
+from ssl_sat.graph.collect import Finished, Spread, collect, flat_metrics, group_of, model_card, over_seeds
 from ssl_sat.graph.plan import Plan
+from ssl_sat.graph.pretraining import MEASURES, as_markdown, pretraining_rows
 from ssl_sat.report.html import Page
 from ssl_sat.spec import WeightsAbsent
 
@@ -23,7 +24,7 @@ _ACCURACY = ("test_accuracy", "test_macro_f1", "test_nll", "test_ece")
 _OOD = ("gain_over_probe", "aupr_out", "fpr_id_at_95tpr_ood", "orientation")
 _MOST_BANDS = 4  # named in a narrow cell; more are counted
 _MOST_FIGURES = 40
-_CODE = ("ssl_sat.graph.report", "ssl_sat.graph.collect", "ssl_sat.report.html")
+_CODE = ("ssl_sat.graph.report", "ssl_sat.graph.collect", "ssl_sat.graph.pretraining", "ssl_sat.report.html")
 
 
 def write_report(plan: Plan) -> Path:
@@ -36,6 +37,8 @@ def write_report(plan: Plan) -> Path:
     items = collect(plan)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "metrics.json", flat_metrics(plan, items))
+    if rows := pretraining_rows(items):
+        (folder / "pretraining.md").write_text(as_markdown(rows))
     build_page(plan, items).write(page)
     made_of.parent.mkdir(parents=True, exist_ok=True)
     write_json(made_of, {"digest": digest})
@@ -59,6 +62,7 @@ def build_page(plan: Plan, items: Sequence[Finished]) -> Page:
     for name, reason in plan.absent.items():
         page.warning(f"{name}: {WeightsAbsent.row} ({reason})")
     _accuracy(page, items)
+    _pretraining(page, items)
     _ood(page, items)
     _figures(page, items)
     _nodes(page, plan)
@@ -99,6 +103,18 @@ def _accuracy(page: Page, items: Sequence[Finished]) -> None:
     _spreads(page, found, _ACCURACY)
 
 
+def _pretraining(page: Page, items: Sequence[Finished]) -> None:
+    if rows := pretraining_rows(items):
+        page.heading("Pretraining")
+        page.table(
+            rows,
+            caption="Probes on frozen features of the watched set, before and after; over seeds: mean ± sample "
+            "standard deviation. Cost: seconds an image over those of SimCLR with the same encoder, data and machine.",
+        )
+        watched = [item for item in items if f"{MEASURES[0]}_gain" in item.metrics]
+        _spreads(page, watched, [f"{name}{end}" for name in MEASURES for end in ("_untrained", "", "_gain")])
+
+
 def _ood(page: Page, items: Sequence[Finished]) -> None:
     by_id = {item.node.id: item for item in items}
     rows, measured = [], []
@@ -133,6 +149,7 @@ def _spreads(page: Page, items: Sequence[Finished], metrics: Sequence[str]) -> N
             "metric": spread.metric,
             "seeds": spread.n,
             "mean": spread.mean,
+            "95 % interval": _interval(spread),
             "sd over seeds": spread.sd,
             "min": spread.low,
             "max": spread.high,
@@ -141,7 +158,17 @@ def _spreads(page: Page, items: Sequence[Finished], metrics: Sequence[str]) -> N
         for spread in over_seeds(items, metrics)
     ]
     if rows:
-        page.table(rows, caption="Over seeds: mean, sample standard deviation and range.")
+        page.table(
+            rows,
+            caption="Over seeds: mean with Student's t interval, sample standard deviation, range. The interval of a "
+            "gain is paired: each seed is compared with itself.",
+        )
+
+
+def _interval(spread: Spread) -> str | None:
+    if spread.half_width is None:
+        return None
+    return f"[{spread.mean - spread.half_width:.4f}, {spread.mean + spread.half_width:.4f}]"
 
 
 def _figures(page: Page, items: Sequence[Finished]) -> None:

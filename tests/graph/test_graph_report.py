@@ -2,6 +2,7 @@ import json
 import statistics
 
 import pytest
+import scipy.stats
 
 from ssl_sat.graph.collect import collect, group_of, over_seeds
 from ssl_sat.graph.planner import make_plan
@@ -32,6 +33,8 @@ def test_numbers_over_seeds(done):
     assert (accuracy.n, accuracy.low, accuracy.high) == (3, min(values), max(values))
     assert accuracy.mean == pytest.approx(statistics.fmean(values), abs=1e-15)
     assert accuracy.sd == pytest.approx(0.1, abs=1e-12)
+    low, high = scipy.stats.t.interval(0.95, 2, statistics.fmean(values), scipy.stats.sem(values))
+    assert accuracy.half_width == pytest.approx((high - low) / 2, rel=1e-9)
     assert spreads["end", "total"].mean == 3 + 1 + 7
     assert ("source", "total") not in spreads  # it has no seed
     assert ("middle", "name") not in spreads
@@ -42,7 +45,7 @@ def test_a_single_seed_has_no_deviation(lab):
     plan = make_plan(lab.write(lab.graph.read_text().replace("[0, 1]", "[1]")))
     make(plan)
     spread = next(s for s in over_seeds(collect(make_plan(lab.graph))) if s.metric == "test_accuracy")
-    assert (spread.n, spread.sd, spread.mean) == (1, None, 0.6)
+    assert (spread.n, spread.sd, spread.half_width, spread.mean) == (1, None, None, 0.6)
 
 
 def test_two_runs_give_the_same_metrics_file(lab):
