@@ -89,7 +89,8 @@ def test_killed_twice_ends_with_the_same_bits(stage, extra, at, images, tmp_path
         assert not list(cut.glob(f"{stage}/*/artifact.json")), f"finished by line {killed_at}"
     said = finish(command(stage, images, cut, [*extra, "trainer.data_tier=pinned", "trainer.data_ahead=2"]))
     assert "resuming" in said
-    assert "ring of 2 batches; fits in host memory" in said
+    if stage == "pretrain":  # a fine-tuning names its tier in the first phase, which is over by now
+        assert "ring of 2 batches; fits in host memory" in said
     a, b = whole / stage / "latest", cut / stage / "latest"
     assert a.resolve().name == b.resolve().name
     for name in ("model.safetensors", "metrics.json", "history.jsonl"):
