@@ -8,6 +8,8 @@ Legend: N patches, C bands, H x W pixels in, S x S pixels out, X pixels in along
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
@@ -50,7 +52,22 @@ def resample_matrix(
     return torch.from_numpy(out)
 
 
-@numba.njit(nogil=True)
+def _compiled(**options: Any) -> Callable[[Any], Any]:
+    """numba's njit without the interpreter lock; its machine code is kept on disk, where a folder can be written to.
+
+    Compiling takes seconds, and every process of a run would pay them again.
+    """
+
+    def decorate(function: Any) -> Any:
+        try:
+            return numba.njit(nogil=True, cache=True, **options)(function)
+        except RuntimeError:  # neither beside the module nor in the user's cache
+            return numba.njit(nogil=True, **options)(function)
+
+    return decorate
+
+
+@_compiled()
 def _resample(out: np.ndarray, start: np.ndarray, length: np.ndarray, flip: np.ndarray, taps: np.ndarray) -> None:
     size, width, radius = out.shape[1], out.shape[2], taps.shape[1] // 2
     plain = np.empty((size, width), np.float32)
@@ -87,7 +104,7 @@ def _resample(out: np.ndarray, start: np.ndarray, length: np.ndarray, flip: np.n
                     out[n, s, w] += taps[n, t + radius] * plain[source, w]
 
 
-@numba.njit(nogil=True)
+@_compiled()
 def _taps(weights: np.ndarray, first: np.ndarray, last: np.ndarray) -> tuple[int, int]:
     """Fill the range of non-zero entries of each row; return the range over all rows."""
     low, high = weights.shape[1], 0
@@ -102,7 +119,7 @@ def _taps(weights: np.ndarray, first: np.ndarray, last: np.ndarray) -> tuple[int
     return low, high
 
 
-@numba.njit(nogil=True, fastmath={"contract"})
+@_compiled(fastmath={"contract"})
 def _separable(
     out: np.ndarray, x: np.ndarray, rows: np.ndarray, columns: np.ndarray, transpose: np.ndarray, take: np.ndarray,
     place: np.ndarray,
