@@ -29,8 +29,10 @@ PREFIXES = (
     "", "module.", "model.", "backbone.", "module.backbone.", "encoder.", "module.encoder.", "module.encoder_q.",
     "encoder_q.", "module.base_encoder.", "base_encoder.", "trunk.", "encoder.trunk.", "_orig_mod.", "module.model.",
 )  # fmt: skip
-# Beside the encoder in the same network: classifiers, projection heads, MAE's decoder.
-HEADS = re.compile(r"(fc|heads?|head_dist|classifier|last_linear|pre_logits|mask_token|decoder\w*)(\.|$)")
+# Beside the encoder in the same network: classifiers, auxiliary ones too, projection heads, MAE's decoder.
+HEADS = re.compile(
+    r"(fc|heads?|head_dist|classifier|last_linear|pre_logits|aux\d|AuxLogits|mask_token|decoder\w*)(\.|$)"
+)
 _TORCHVISION_VIT = (
     (r"^class_token$", "cls_token"),
     (r"^conv_proj\.", "patch_embed.proj."),

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 
 from ssl_sat.bands import AERIAL_RGB
 from ssl_sat.encoders.checkpoint_file import read_state
 from ssl_sat.encoders.contract import Encoder, seeded
 from ssl_sat.encoders.foreign import load_foreign
-from ssl_sat.encoders.spec import TimmSpec
+from ssl_sat.encoders.spec import GoogLeNetSpec, TimmSpec
 from ssl_sat.encoders.stem import How, map_bands, stem_keys
 from ssl_sat.encoders.timm_encoder import TimmEncoder, create_trunk
 from ssl_sat.spec import ConfigError, Spec, WeightsAbsent
@@ -38,11 +39,12 @@ def load_imagenet(
     (safetensors or torch) where the hub cannot be reached. Inputs stay normalised by our own band statistics.
     Raises ConfigError for an encoder without such weights, WeightsAbsent where they cannot be had.
     """
-    spec = require_timm(spec)
+    check_imagenet(spec)
+    file = file or published_file(spec)
     if file is not None:
-        return load_foreign(spec, file, bands=bands, image_size=image_size, seed=seed, how=how, bands_from=AERIAL_RGB)[
-            0
-        ]
+        context = {"bands": bands, "image_size": image_size, "seed": seed, "how": how, "bands_from": AERIAL_RGB}
+        return load_foreign(spec, file, **context)[0]  # type: ignore[arg-type]
+    spec = require_timm(spec)
     with seeded(seed):
         source = TimmEncoder(_from_hub(spec, image_size), AERIAL_RGB, image_size)
         if tuple(bands) == AERIAL_RGB:
@@ -50,6 +52,31 @@ def load_imagenet(
         encoder = TimmEncoder(create_trunk(spec, len(bands), image_size), bands, image_size)
     encoder.load_state_dict(map_bands(source.state_dict(), stem_keys(source), AERIAL_RGB, bands, how, seed))
     return encoder
+
+
+def published_file(spec: Spec) -> Path | None:
+    """The file of ImageNet weights that torch's hub keeps, for an encoder of torchvision's; None for one of timm's.
+
+    Raises WeightsAbsent where it is not there.
+    """
+    if not isinstance(spec, GoogLeNetSpec):
+        return None
+    from torchvision.models import GoogLeNet_Weights
+
+    url = GoogLeNet_Weights.DEFAULT.url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not file.is_file():
+        raise WeightsAbsent(
+            f"init=imagenet: weights absent: no {file} (TORCH_HOME). Fetch {url} on a machine with a network, and give "
+            "the file with weights=<file>; or choose init=scratch."
+        )
+    return file
+
+
+def check_imagenet(spec: Spec) -> None:
+    """ConfigError for an encoder of which there are no ImageNet weights anywhere."""
+    if not isinstance(spec, GoogLeNetSpec):
+        require_timm(spec)
 
 
 def require_timm(spec: Spec) -> TimmSpec:

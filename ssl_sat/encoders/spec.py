@@ -1,8 +1,12 @@
-"""What an encoder is configured by. Bands and image size come from the data or the input artifact, not from here."""
+"""What an encoder is configured by. Bands and image size come from the data or the input artifact, not from here.
+
+`own_image_size`: pixels that an encoder takes where none are asked for; None leaves it to timm's configuration, which
+is the size of its published weights (299 for Inception). The networks of the study take EuroSAT's native 64.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -30,6 +34,8 @@ class StartSpec(Spec):
 class CnnSpec(Spec):
     """The study's custom CNN; dropout is the rate of the Dropout2d that ends each block."""
 
+    own_image_size: ClassVar[int | None] = 64
+
     name: Literal["cnn"] = "cnn"
     dropout: float = Field(0.1, ge=0, lt=1)
 
@@ -42,6 +48,8 @@ class TimmSpec(Spec):
     ResNets have none there), drop_path its stochastic depth.
     """
 
+    own_image_size: ClassVar[int | None] = None
+
     name: Literal["timm"] = "timm"
     model: str = "resnet50"
     patch_size: int | None = Field(None, gt=0)
@@ -53,12 +61,16 @@ class TimmSpec(Spec):
 class ResNet18Spec(TimmSpec):
     """ResNet-18, 512 features."""
 
+    own_image_size: ClassVar[int | None] = 64
+
     name: Literal["resnet18"] = "resnet18"  # type: ignore[assignment]
     model: Literal["resnet18"] = "resnet18"
 
 
 class ResNet50Spec(TimmSpec):
     """ResNet-50, 2,048 features."""
+
+    own_image_size: ClassVar[int | None] = 64
 
     name: Literal["resnet50"] = "resnet50"  # type: ignore[assignment]
     model: Literal["resnet50"] = "resnet50"
@@ -67,6 +79,8 @@ class ResNet50Spec(TimmSpec):
 class ViTSpec(TimmSpec):
     """ViT-B/16 (patch_size 16 unless given), 768 features, the class token."""
 
+    own_image_size: ClassVar[int | None] = 64
+
     name: Literal["vit"] = "vit"  # type: ignore[assignment]
     model: Literal["vit_base_patch16_224"] = "vit_base_patch16_224"
 
@@ -74,6 +88,105 @@ class ViTSpec(TimmSpec):
 class ViTTinySpec(TimmSpec):
     """ViT-Ti/8: 192 features; small enough to train on a CPU."""
 
+    own_image_size: ClassVar[int | None] = 64
+
     name: Literal["vit_tiny"] = "vit_tiny"  # type: ignore[assignment]
     model: Literal["vit_tiny_patch16_224"] = "vit_tiny_patch16_224"
     patch_size: int | None = Field(8, gt=0)
+
+
+class ResNet101Spec(TimmSpec):
+    """ResNet-101, 2,048 features."""
+
+    own_image_size: ClassVar[int | None] = 64
+
+    name: Literal["resnet101"] = "resnet101"  # type: ignore[assignment]
+    model: Literal["resnet101"] = "resnet101"
+
+
+class ResNeXt50Spec(TimmSpec):
+    """ResNeXt-50 32x4d, 2,048 features."""
+
+    own_image_size: ClassVar[int | None] = 64
+
+    name: Literal["resnext50"] = "resnext50"  # type: ignore[assignment]
+    model: Literal["resnext50_32x4d"] = "resnext50_32x4d"
+
+
+class EfficientNetB0Spec(TimmSpec):
+    """EfficientNet-B0, 1,280 features."""
+
+    name: Literal["efficientnet_b0"] = "efficientnet_b0"  # type: ignore[assignment]
+    model: Literal["efficientnet_b0"] = "efficientnet_b0"
+
+
+class EfficientNetB3Spec(TimmSpec):
+    """EfficientNet-B3, 1,536 features."""
+
+    name: Literal["efficientnet_b3"] = "efficientnet_b3"  # type: ignore[assignment]
+    model: Literal["efficientnet_b3"] = "efficientnet_b3"
+
+
+class EfficientNetV2SSpec(TimmSpec):
+    """EfficientNetV2-S as published (TensorFlow's padding, for which there are weights), 1,280 features."""
+
+    name: Literal["efficientnet_v2_s"] = "efficientnet_v2_s"  # type: ignore[assignment]
+    model: Literal["tf_efficientnetv2_s"] = "tf_efficientnetv2_s"
+
+
+class MobileNetV2Spec(TimmSpec):
+    """MobileNetV2, 1,280 features."""
+
+    name: Literal["mobilenet_v2"] = "mobilenet_v2"  # type: ignore[assignment]
+    model: Literal["mobilenetv2_100"] = "mobilenetv2_100"
+
+
+class VGG16Spec(TimmSpec):
+    """VGG-16: its 13 convolutions and global average pooling, 512 features.
+
+    The two hidden layers of 4,096 units belong to its classifier, are tied to 224 px and hold nine tenths of its
+    parameters; they are left out, as our head takes their place. `encoder=timm encoder.model=vgg16` keeps them.
+    """
+
+    name: Literal["vgg16"] = "vgg16"  # type: ignore[assignment]
+    model: Literal["vgg16"] = "vgg16"
+
+
+class InceptionV3Spec(TimmSpec):
+    """Inception-v3 without its auxiliary classifier, 2,048 features; from 75 px."""
+
+    name: Literal["inception_v3"] = "inception_v3"  # type: ignore[assignment]
+    model: Literal["inception_v3"] = "inception_v3"
+
+
+class DenseNetSpec(TimmSpec):
+    """DenseNet-121, 1,024 features."""
+
+    name: Literal["densenet"] = "densenet"  # type: ignore[assignment]
+    model: Literal["densenet121"] = "densenet121"
+
+
+class ConvNeXtSpec(TimmSpec):
+    """ConvNeXt-T, 768 features."""
+
+    name: Literal["convnext"] = "convnext"  # type: ignore[assignment]
+    model: Literal["convnext_tiny"] = "convnext_tiny"
+
+
+class SwinSpec(TimmSpec):
+    """Swin-T with windows of 7, 768 features."""
+
+    name: Literal["swin"] = "swin"  # type: ignore[assignment]
+    model: Literal["swin_tiny_patch4_window7_224"] = "swin_tiny_patch4_window7_224"
+
+
+class GoogLeNetSpec(Spec):
+    """GoogLeNet with batch norm (torchvision's) without its auxiliary classifiers, 1,024 features.
+
+    dropout: the rate before the classifier, as published 0.2; our head has its own.
+    """
+
+    own_image_size: ClassVar[int | None] = 224
+
+    name: Literal["googlenet"] = "googlenet"
+    dropout: float = Field(0.0, ge=0, lt=1)

@@ -1,22 +1,17 @@
-"""Any model of timm as an encoder, at any number of bands and image size, with its stages found by structure."""
+"""Any model of timm as an encoder, at any number of bands and image size, its stages found by structure."""
 
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Iterator
 from typing import Any
 
 import timm
 from torch import Tensor, nn
 
-from ssl_sat.encoders.contract import Encoder, Stage, seeded
-from ssl_sat.encoders.spec import TimmSpec
+from ssl_sat.encoders.contract import Encoder, seeded
+from ssl_sat.encoders.spec import TimmSpec, VGG16Spec
+from ssl_sat.encoders.stages import stages_of
 from ssl_sat.spec import ConfigError, suggest
-
-# Children of a timm model whose own children are the steps of the network.
-CONTAINERS = ("blocks", "stages", "layers", "features", "network")
-NUMBERED = re.compile(r"(layer|stage|stages_|s)\d+")  # children that are a step themselves
 
 
 class TimmEncoder(Encoder):
@@ -39,46 +34,6 @@ class TimmEncoder(Encoder):
         return stages_of(self.trunk)
 
 
-def stages_of(trunk: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Divide a timm model into ordered stages that hold every parameter once.
-
-    Children before the first block, and parameters directly on the model (class token, positions), are the stem;
-    each child of a container (blocks, stages, layers, features) and each numbered child (`layer1`) is a stage; later
-    children with parameters form the last one.
-    """
-    before: list[nn.Module] = []
-    middle: list[tuple[str, nn.Module]] = []
-    after: list[tuple[str, nn.Module]] = []
-    for name, child in trunk.named_children():
-        steps = list(_steps(name, child))
-        if steps:
-            middle += [*_as_steps(after), *steps]
-            after = []
-        elif middle:
-            after.append((name, child))
-        else:
-            before.append(child)
-    stem = Stage(before, list(trunk.parameters(recurse=False)))
-    parts: list[tuple[str, nn.Module]] = [("patch_embed" if hasattr(trunk, "patch_embed") else "stem", stem), *middle]
-    if after:
-        first = next((name for name, child in after if any(True for _ in child.parameters())), after[0][0])
-        parts.append((first, Stage([child for _, child in after], [])))
-    return [(name, stage) for name, stage in parts if any(True for _ in stage.parameters())]
-
-
-def _steps(name: str, child: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Steps a child stands for: its children if it is a container, itself if it is numbered (`layer1`), else none."""
-    if name in CONTAINERS:
-        for key, step in child.named_children():
-            yield f"{name}.{key}", step
-    elif NUMBERED.fullmatch(name):
-        yield name, child
-
-
-def _as_steps(between: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
-    return [(name, child) for name, child in between if any(True for _ in child.parameters())]
-
-
 def create_trunk(spec: TimmSpec, channels: int, image_size: int, **pretrained: Any) -> nn.Module:
     """Create the timm model; ConfigError for an unknown name or for an override that this model does not take."""
     if not timm.is_model(spec.model):
@@ -91,6 +46,8 @@ def create_trunk(spec: TimmSpec, channels: int, image_size: int, **pretrained: A
         trunk = timm.create_model(spec.model, **options)
     except (TypeError, AssertionError, ValueError) as error:
         raise ConfigError(f"encoder.model '{spec.model}' cannot be built with {options}: {error}") from error
+    if isinstance(spec, VGG16Spec):
+        return _pooled_vgg(trunk)
     return _cifar_stem(trunk, spec, channels) if spec.stem == "cifar" else trunk
 
 
@@ -113,6 +70,13 @@ def _wants_img_size(model: str) -> bool:
     cfg = timm.get_pretrained_cfg(model)
     fixed = cfg is not None and bool(cfg.fixed_input_size)
     return fixed or "img_size" in inspect.signature(timm.model_entrypoint(model)).parameters
+
+
+def _pooled_vgg(trunk: Any) -> nn.Module:
+    """Global average pooling at once after the convolutions, in the place of the classifier's hidden layers."""
+    trunk.pre_logits = nn.Identity()
+    trunk.head_hidden_size = trunk.num_features
+    return trunk
 
 
 def _cifar_stem(trunk: Any, spec: TimmSpec, channels: int) -> nn.Module:

@@ -13,7 +13,7 @@ from ssl_sat import bands as band_names
 from ssl_sat.bands import AERIAL_RGB, S2_L1C
 from ssl_sat.encoders import weights
 from ssl_sat.encoders.foreign import load_foreign
-from ssl_sat.encoders.imagenet import load_imagenet, pretrained_name, require_timm
+from ssl_sat.encoders.imagenet import check_imagenet, load_imagenet, pretrained_name, published_file
 from ssl_sat.ranks import is_main_process
 from ssl_sat.training.model_io import ModelCard, Normalisation
 
@@ -25,14 +25,15 @@ IMAGENET_STD = {"red": 0.229, "green": 0.224, "blue": 0.225}
 def imported_encoder(spec: Any, card: ModelCard) -> tuple[Any, ModelCard]:
     """Build the card's encoder from `init=<file>` or `init=imagenet`; the card comes back with their origin."""
     file = weights.file_of(spec)
+    if spec.init == "imagenet":
+        check_imagenet(spec.encoder)
+        file = file or published_file(spec.encoder)
     where = {"bands": card.bands, "image_size": card.image_size, "seed": spec.seed, "how": spec.stem}
     if file is None:
         encoder: Any = load_imagenet(spec.encoder, **where)
         facts = {"file": None, "sha256": None, "origin": pretrained_name(spec.encoder), "bands": list(AERIAL_RGB)}
         normalisation = normalised_for(spec.init_units or "standardised", card)
     else:
-        if spec.init == "imagenet":
-            require_timm(spec.encoder)
         stated = spec.init_bands or (AERIAL_RGB if spec.init == "imagenet" else None)
         encoder, found = load_foreign(spec.encoder, file, **where, bands_from=stated, strict=spec.init_strict)
         facts = {"file": found.file, "sha256": found.sha256, "origin": found.line, "bands": list(found.bands)}

@@ -17,6 +17,7 @@ from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.augment.views import Views
 from ssl_sat.data.packed import Pack
 from ssl_sat.encoders import ENCODERS, weights
+from ssl_sat.encoders.sizes import check_image_size, own_image_size
 from ssl_sat.encoders.stem import map_bands, stem_keys
 from ssl_sat.spec import UserError
 from ssl_sat.stage import record_facts
@@ -78,6 +79,7 @@ def starting_encoder(spec: Any, pack: Pack, inputs: Mapping[str, Artifact]) -> t
 
 def _moved(encoder: Any, card: ModelCard, new: ModelCard, spec: Any) -> nn.Module:
     """The encoder's weights in a network for other bands or another image size."""
+    check_image_size(ENCODERS.parse(new.encoder), new.image_size)
     fresh: Any = build_encoder(new, spec.seed)
     state = map_bands(encoder.state_dict(), stem_keys(encoder), card.bands, new.bands, spec.stem, spec.seed)
     for name, value in fresh.state_dict().items():
@@ -98,7 +100,8 @@ def _resized_positions(old: torch.Tensor, new: torch.Tensor, trunk: Any) -> torc
 
 def _new_encoder(spec: Any, pack: Pack) -> tuple[nn.Module, ModelCard]:
     bands = spec.bands or pack.bands
-    image_size = spec.image_size or 64
+    image_size = spec.image_size or own_image_size(spec.encoder)
+    check_image_size(spec.encoder, image_size)
     card = ModelCard(
         encoder=spec.encoder.model_dump(mode="json"),
         bands=bands,
