@@ -22,10 +22,10 @@ from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.data.subset import SubsetSpec
 from ssl_sat.encoders import ENCODERS, weights
 from ssl_sat.encoders.spec import StartSpec
+from ssl_sat.encoders.start import encoder_label, refuse_conflict, science
 from ssl_sat.methods.spec import HeadSpec
 from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.pack import PackedData, pack_of
-from ssl_sat.pretrain import encoder_label, refuse_conflict, science
 from ssl_sat.ranks import is_main_process
 from ssl_sat.spec import ConfigError, Spec
 from ssl_sat.stage import Inputs, Lookup, Metrics, Stage

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -21,13 +21,14 @@ from ssl_sat import augment, losses, methods, optim, training
 from ssl_sat.artifact import Artifact, Ref
 from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.data.subset import SubsetSpec, select
-from ssl_sat.encoders import ENCODERS, weights
+from ssl_sat.encoders import ENCODERS, start, weights
 from ssl_sat.encoders.spec import StartSpec
 from ssl_sat.methods import METHODS
 from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.pack import PackedData, pack_of
 from ssl_sat.ranks import is_main_process
-from ssl_sat.spec import ConfigError, Spec, runtime
+from ssl_sat.report import headlines
+from ssl_sat.spec import Spec, runtime
 from ssl_sat.stage import Inputs, Lookup, Metrics, Stage, execute
 from ssl_sat.training.spec import TrainerSpec, WatchSpec
 
@@ -114,51 +115,14 @@ def _inputs(spec: PretrainSpec, lookup: Lookup) -> dict[str, Ref]:
     refs = {"data": pack_of(spec, lookup, spec.data, spec.pack)}
     if not weights.is_new(spec.init):
         refs["init"] = lookup.artifact("pretrain", spec.init)
-        refuse_conflict(spec, refs["init"])
+        start.refuse_conflict(spec, refs["init"])
     return refs
 
 
-def science(spec: Any) -> dict[str, Any]:
-    """The spec's science; what it starts from by fingerprint or sha256, not by path."""
-    return weights.science(spec, spec.science())
-
-
-def refuse_conflict(spec: Any, start: Ref) -> None:
-    """An artifact brings its own encoder; another one asked for beside it is a mistake, not a wish."""
-    held = ENCODERS.parse(start.config["encoder"])
-    if spec.encoder is not None and spec.encoder != held:
-        raise ConfigError(
-            f"encoder={encoder_label(spec.encoder)} conflicts with init={start.path}, which holds "
-            f"{encoder_label(held)} ({held.model_dump()}). Ask for that one, or choose init=scratch."
-        )
-
-
 def _choices(spec: PretrainSpec, inputs: Mapping[str, Ref]) -> str:
-    start = "continued-" if "init" in inputs else "" if spec.init == "scratch" else f"{weights.label(spec)}-"
+    origin = "continued-" if "init" in inputs else "" if spec.init == "scratch" else f"{weights.label(spec)}-"
     data = inputs["data"].config["data"]["name"]
-    return f"{start}{encoder_label(spec.encoder)}-{data}-{spec.method.name}-s{spec.seed}"  # type: ignore[attr-defined]
-
-
-def _headline(metrics: Metrics) -> list[str]:
-    last = {name.removesuffix("_last_epoch"): value for name, value in metrics.items() if name.endswith("_last_epoch")}
-    bounds = [f"{name} {last[f'loss_{name}']:.4f}" for name in ("floor", "collapse") if f"loss_{name}" in last]
-    spread = "spread of the embeddings {:.3f} (1 = over the whole sphere, 0 = collapsed)"
-    both = f"loss of the last epoch {last['loss']:.4f}, of the first {metrics['loss_first_epoch']:.4f}"
-    return [
-        "; ".join(filter(None, [both, ", ".join(bounds)])),
-        *([spread.format(last["embedding_std"])] if "embedding_std" in last else []),
-        *(_gained(metrics, name) for name in ("knn_accuracy", "linear_accuracy") if f"{name}_gain" in metrics),
-    ]
-
-
-def _gained(metrics: Metrics, name: str) -> str:
-    after, before, low, high = (metrics[f"{name}{end}"] for end in ("", "_untrained", "_low", "_high"))
-    return f"{name} {after:.4f} [{low:.4f}, {high:.4f}], untrained {before:.4f}, n = {metrics['watched_patches']}"
-
-
-def encoder_label(spec: Any) -> str:
-    """The encoder's name in an artifact's: the registry's, or timm's for a model chosen by timm's name."""
-    return spec.model.replace("/", "_") if spec.name == "timm" else spec.name
+    return f"{origin}{start.encoder_label(spec.encoder)}-{data}-{spec.method.name}-s{spec.seed}"  # type: ignore[attr-defined]
 
 
 PRETRAIN = Stage(
@@ -168,9 +132,9 @@ PRETRAIN = Stage(
     run,
     _choices,
     _inputs,
-    science,
+    start.science,
     distributed=True,
-    headline=_headline,
+    headline=headlines.pretraining,
     code=(
         "ssl_sat.training.pretraining",
         "ssl_sat.training.gradient_cache",
@@ -190,12 +154,9 @@ def command(spec: PretrainSpec) -> None:
         execute(PRETRAIN, spec)
         return
     refs = _inputs(spec, Lookup(Path(spec.outputs)))  # before anything heavy: it may have to tell what is missing
-    from ssl_sat.data.packed import Pack
-    from ssl_sat.training import setup, show_views
+    from ssl_sat.training import show_views
 
-    pack = Pack.open(refs["data"].path)
-    rows = select(pack, setup.rows_of(pack, spec.split), spec.subset)
-    print(show_views.draw(spec, {slot: Artifact.open(ref.path) for slot, ref in refs.items()}, rows, pack))
+    print(show_views.run(spec, {slot: Artifact.open(ref.path) for slot, ref in refs.items()}))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 A spec is plain data. It imports neither torch nor Hydra, so that `--help`, the planner and the
 fingerprints cost milliseconds. Every field is science (it enters the fingerprint of the artifact)
-unless it is declared with `runtime(...)`: devices, paths, loggers and the like.
+unless it is declared with `runtime(...)`: devices, paths, loggers and the like. A field that is added to a spec that
+artifacts were made with is declared with `later(...)`, or all of them would be made again.
 """
 
 from __future__ import annotations
@@ -43,6 +44,14 @@ def runtime(default: Any = ..., **kwargs: Any) -> Any:
     return Field(default, json_schema_extra={"runtime": True}, **kwargs)
 
 
+def later(default: Any, **kwargs: Any) -> Any:
+    """Declare a field that came after artifacts were made without it, at a default that means what was done before.
+
+    At that default it is no part of the science, so their fingerprints stay as they are; at any other value it is.
+    """
+    return Field(default, json_schema_extra={"later": True}, **kwargs)
+
+
 class Spec(BaseModel):
     """Base of every spec: immutable, unknown keys refused, numbers finite and never made of true or false."""
 
@@ -57,9 +66,17 @@ class Spec(BaseModel):
         return value
 
     def science(self) -> dict[str, Any]:
-        """Return the part of the spec that decides the result, as JSON-ready data with runtime fields left out."""
+        """Return the part of the spec that decides the result, as JSON-ready data.
+
+        Left out are runtime fields, and fields declared with `later` that are at their default.
+        """
         fields = type(self).model_fields
-        return {name: _science(getattr(self, name)) for name, field in fields.items() if not is_runtime(field)}
+        return {name: _science(getattr(self, name)) for name, field in fields.items() if self._decides(name, field)}
+
+    def _decides(self, name: str, field: Any) -> bool:
+        return not is_runtime(field) and not (
+            is_later(field) and getattr(self, name) == field.get_default(call_default_factory=True)
+        )
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "") -> Self:
@@ -84,6 +101,12 @@ def is_runtime(field: Any) -> bool:
     """Whether a field (of `model_fields`) was declared with `runtime(...)`."""
     extra = field.json_schema_extra
     return isinstance(extra, Mapping) and bool(extra.get("runtime"))
+
+
+def is_later(field: Any) -> bool:
+    """Whether a field (of `model_fields`) was declared with `later(...)`."""
+    extra = field.json_schema_extra
+    return isinstance(extra, Mapping) and bool(extra.get("later"))
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> str:

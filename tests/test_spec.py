@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 from pydantic import Field
 
-from ssl_sat.spec import ConfigError, Spec, runtime, suggest
+from ssl_sat.spec import ConfigError, Spec, later, runtime, suggest
 
 
 class Head(Spec):
@@ -73,3 +73,25 @@ def test_specs_do_not_change() -> None:
 def test_suggestions_are_close_or_absent() -> None:
     assert suggest("encodr", ["encoder", "data"]) == "; did you mean 'encoder'?"
     assert suggest("zzz", ["encoder", "data"]) == ""
+
+
+class Before(Spec):
+    lr: float = 0.1
+    head: Head = Head()
+
+
+class HeadAfter(Head):
+    dropout: float = later(0.0, ge=0)
+
+
+class After(Before):
+    head: HeadAfter = HeadAfter()  # type: ignore[assignment]
+    mixed: tuple[str, ...] = later(())
+
+
+def test_a_later_field_at_its_default_leaves_the_science_as_it_was() -> None:
+    assert After().science() == Before().science()
+    assert After(mixed=("a",)).science() == {**Before().science(), "mixed": ["a"]}
+    assert After(head=HeadAfter(dropout=0.5)).science()["head"] == {"hidden": [4, 2], "dropout": 0.5}
+    with pytest.raises(ConfigError, match=r"head\.dropout"):
+        After.parse({"head": {"dropout": -1}})

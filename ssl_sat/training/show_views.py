@@ -18,10 +18,17 @@ from ssl_sat.artifact import Artifact
 from ssl_sat.augment.views import Views
 from ssl_sat.bands import find, wavelengths_nm
 from ssl_sat.data.packed import Pack
+from ssl_sat.data.subset import select
 from ssl_sat.report import figures
 from ssl_sat.training import setup
 
 PATCHES, DRAWS = 6, 7
+
+
+def run(spec: Any, inputs: Mapping[str, Artifact]) -> Path:
+    """Draw what the recipe does to some patches of the split and subset that training would take."""
+    pack = Pack.open(inputs["data"].path)
+    return draw(spec, inputs, select(pack, setup.rows_of(pack, spec.split), spec.subset), pack)
 
 
 def draw(spec: Any, inputs: Mapping[str, Artifact], rows: NDArray[np.int64], pack: Pack) -> Path:
