@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ssl_sat.stage import Stage
 
 
-_ARRAYS = (".safetensors", ".bin")  # weights, predictions, packed patches
+_ARRAYS = (".safetensors", ".npy", ".bin")  # weights, predictions, packed patches
 
 
 @dataclass(frozen=True)

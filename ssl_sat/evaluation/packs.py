@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from ssl_sat.data.loader import PatchLoader
 from ssl_sat.data.packed import Pack
 from ssl_sat.evaluation.predict import Predictions, predict
+from ssl_sat.ood.spec import McDropoutSpec
 from ssl_sat.spec import ConfigError
 
 
@@ -38,11 +40,12 @@ def batches(
 
 def predict_rows(
     model: Any, views: Any, pack: Pack, rows_M: np.ndarray, *, split: str, classes: Any, batch_size: int = 256,
-    device: torch.device | None = None, name: str | None = None,
+    device: torch.device | None = None, name: str | None = None, mc: McDropoutSpec | None = None,
+    store: Path | None = None,
 ) -> Predictions:  # fmt: skip
-    """Features and logits of the centre view of rows of a pack."""
+    """Features and logits of the centre view of rows of a pack; `mc` and `store` as in `predict`."""
     device = device or next(model.parameters()).device
     return predict(
         model, batches(pack, rows_M, views.center, batch_size, device), device,
-        dataset=name or pack.manifest.source, split=split, classes=classes, ids=pack.ids,
+        dataset=name or pack.manifest.source, split=split, classes=classes, ids=pack.ids, mc=mc, store=store,
     )  # fmt: skip

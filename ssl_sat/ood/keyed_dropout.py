@@ -42,49 +42,96 @@ class KeyedDropout(TorchFunctionMode):
 
     def at(self, passes_B: Tensor, rows_B: Tensor) -> None:
         """Set the pass and the sample of every row of the coming batch, and start counting calls from 0."""
-        first_B = _mix64(_mix64(rows_B.long() + _wrap(self.seed * 0x9E3779B97F4A7C15)) ^ passes_B.long())
-        self._keys = _halves(first_B)
+        self._keys = keys_of(self.seed, passes_B, rows_B)
         self.calls = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _ELEMENT or func in _CHANNEL:
+        if active_dropout(func, args, kwargs):
             return self._drop(func, *args, **kwargs)
-        if func is F.scaled_dot_product_attention and _attention_p(*args, **kwargs) > 0:
-            raise UserError("dropout inside a fused attention kernel has no keyed masks; set fused_attn = False there")
-        if func in _RAW:
-            raise UserError(f"the model calls torch.{func.__name__} directly; call torch.nn.functional.{func.__name__}")
         return func(*args, **kwargs)
 
     def _drop(
         self, func: Callable, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> Tensor:
-        if not 0 <= p <= 1:
-            raise ValueError(f"dropout probability has to be between 0 and 1, not {p}")
-        if p == 0:
-            return input
-        keep = self._mask(input, p, channels=func in _CHANNEL)
-        self.calls += 1
-        alpha = _ELEMENT.get(func, False) or _CHANNEL.get(func, False)
-        output = _alpha_dropout(input, keep, p) if alpha else _dropout(input, keep, p)
-        return input.copy_(output) if inplace else output
-
-    def _mask(self, x: Tensor, p: float, channels: bool) -> Tensor:
-        """Which elements stay, broadcastable to `x`; the rows of x belong to samples in order, several per sample."""
         if self._keys is None:
             raise ValueError("KeyedDropout.at(...) must be called before the forward pass")
-        if channels and x.ndim < 3:
-            raise ValueError(f"channel dropout needs an input (N, C, ...), not {tuple(x.shape)}")
-        shape = (*x.shape[:2], *([1] * (x.ndim - 2))) if channels else tuple(x.shape)
+        channels = func in _CHANNEL
+        if channels and input.ndim < 3:
+            raise ValueError(f"channel dropout needs an input (N, C, ...), not {tuple(input.shape)}")
+        alpha = _ELEMENT.get(func, False) or _CHANNEL.get(func, False)
         low_B, high_B = self._keys
-        rows, per_row = len(low_B), x.shape[0] // max(1, len(low_B))
-        if per_row * rows != x.shape[0]:
-            raise ValueError(f"dropout input {tuple(x.shape)} does not have the {rows} samples in its first dimension")
-        width = int(torch.Size(shape).numel()) // max(1, rows)
-        bits = _hash32(low_B + self.calls * 0x27D4EB2F, high_B, width)
-        threshold = round(p * 2**32) - 2**31
-        keep = bits >= threshold if threshold < 2**31 else torch.zeros_like(bits, dtype=torch.bool)
-        return keep.reshape(shape)
+        keys = low_B + self.calls * 0x27D4EB2F, high_B
+        self.calls += 1
+        if not (alpha or channels) and masks_in_one_go(input, p):
+            output = masked_rows(input, *keys, p)
+        else:
+            keep = keep_mask(input, *keys, p, channels)
+            output = _alpha_dropout(input, keep, p) if alpha else _dropout(input, keep, p)
+        return input.copy_(output) if inplace else output
+
+
+def keys_of(seed: int, passes_B: Tensor, rows_B: Tensor) -> tuple[Tensor, Tensor]:
+    """The two 32-bit halves of the key of each row, a function of (seed, pass, sample)."""
+    return _halves(_mix64(_mix64(rows_B.long() + _wrap(seed * 0x9E3779B97F4A7C15)) ^ passes_B.long()))
+
+
+def first_call(keys: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The keys of the first dropout of a pass, as `mask_kernel.drop` takes them (int32)."""
+    return _spread(keys[0]), _int32(keys[1])
+
+
+def active_dropout(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a call is a dropout with p > 0; UserError for one that no mask of ours can reach."""
+    if func in _ELEMENT or func in _CHANNEL:
+        p = rate_of(*args, **kwargs)
+        if not 0 <= p <= 1:
+            raise ValueError(f"dropout probability has to be between 0 and 1, not {p}")
+        return p > 0
+    if func is F.scaled_dot_product_attention and _attention_p(*args, **kwargs) > 0:
+        raise UserError("dropout inside a fused attention kernel has no keyed masks; set fused_attn = False there")
+    if func in _RAW:
+        raise UserError(f"the model calls torch.{func.__name__} directly; call torch.nn.functional.{func.__name__}")
+    return False
+
+
+def rate_of(input: Tensor, p: float = 0.5, *_: Any, **__: Any) -> float:
+    """The rate of a call of a functional dropout."""
+    return p
+
+
+def drops_elements(func: Any) -> bool:
+    """Whether a function is the ordinary dropout, element by element."""
+    return func is F.dropout
+
+
+def masks_in_one_go(x: Tensor, p: float) -> bool:
+    """Whether the compiled kernel of `mask_kernel` can drop the elements of x: float32 on the CPU, not all dropped."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and p < 1 and not x.requires_grad
+
+
+def masked_rows(x: Tensor, low_B: Tensor, high_B: Tensor, p: float) -> Tensor:
+    """Element dropout of x by the keys of its rows, equal to the general path bit by bit, in one sweep over memory."""
+    from ssl_sat.ood.mask_kernel import drop
+
+    flat_BW = x.contiguous().view(len(low_B), _width(x.shape, len(low_B)))
+    return drop(flat_BW, _spread(low_B), _int32(high_B), p).view(x.shape)
+
+
+def keep_mask(x: Tensor, low_B: Tensor, high_B: Tensor, p: float, channels: bool) -> Tensor:
+    """Which elements stay, broadcastable to `x`; the rows of x belong to samples in order, several per sample."""
+    shape = torch.Size((*x.shape[:2], *([1] * (x.ndim - 2))) if channels else x.shape)
+    bits = uniform_bits(low_B, high_B, _width(shape, len(low_B)))
+    threshold = round(p * 2**32) - 2**31
+    keep = bits >= threshold if threshold < 2**31 else torch.zeros_like(bits, dtype=torch.bool)
+    return keep.reshape(shape)
+
+
+def _width(shape: torch.Size, rows: int) -> int:
+    """Elements that belong to one sample."""
+    if rows * (shape[0] // max(1, rows)) != shape[0]:
+        raise ValueError(f"dropout input {tuple(shape)} does not have the {rows} samples in its first dimension")
+    return shape.numel() // max(1, rows)
 
 
 def _dropout(x: Tensor, keep: Tensor, p: float) -> Tensor:
@@ -131,15 +178,20 @@ def _int32(x: Tensor) -> Tensor:
     return ((x + 2**31) % 2**32 - 2**31).to(torch.int32)
 
 
-def _hash32(low_B: Tensor, high_B: Tensor, width: int) -> Tensor:
+def uniform_bits(low_B: Tensor, high_B: Tensor, width: int) -> Tensor:
     """32 uniform bits (as int32) for each of `width` elements of each row: two rounds of a 32-bit mixer.
 
     The mixer is 'lowbias32' of Wellons (2018); the high half of the key enters between the rounds.
     """
     at_W = torch.arange(width, dtype=torch.int32, device=low_B.device) * -1640531527  # 2**32 / golden ratio
-    x = at_W[None, :] ^ _int32(_halves(_mix64(low_B))[0])[:, None]
+    x = at_W[None, :] ^ _spread(low_B)[:, None]
     x = _round32(x)
     return _round32(x.add_(_int32(high_B)[:, None]))
+
+
+def _spread(low_B: Tensor) -> Tensor:
+    """The low half of the key, mixed with the number of the call, as int32."""
+    return _int32(_halves(_mix64(low_B))[0])
 
 
 def _round32(x: Tensor) -> Tensor:
@@ -156,7 +208,7 @@ def frozen_eval(model: nn.Module) -> Iterator[None]:
     running statistics (it would normalise by the test batch).
     """
     modes = {module: module.training for module in model.modules()}
-    fused = [module for module in model.modules() if getattr(module, "fused_attn", False) is True]
+    fused = [module for module in model.modules() if getattr(module, "fused_attn", False) is True and _drops(module)]
     for name, module in model.named_modules():
         _refuse(name, module)
     try:
@@ -169,6 +221,12 @@ def frozen_eval(model: nn.Module) -> Iterator[None]:
             module.fused_attn = True  # type: ignore[assignment]
         for module, mode in modes.items():
             module.training = mode
+
+
+def _drops(attention: nn.Module) -> bool:
+    """Whether an attention drops weights; one without a dropout module to ask is taken to."""
+    dropout = getattr(attention, "attn_drop", None)
+    return not isinstance(dropout, nn.Dropout) or dropout.p > 0
 
 
 def _refuse(name: str, module: nn.Module) -> None:

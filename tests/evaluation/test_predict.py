@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from ssl_sat.evaluation.predict import Predictions, predict
 from ssl_sat.ood.mc_dropout import mc_dropout
+from ssl_sat.ood.spec import McDropoutSpec
 from ssl_sat.spec import MissingInput, UserError
 
 
@@ -73,8 +75,81 @@ def test_saved_and_loaded_to_the_bit(tmp_path: Path) -> None:
             np.testing.assert_array_equal(getattr(loaded, name), getattr(each, name))
         assert (loaded.ids, loaded.classes, loaded.split, loaded.dataset) == (each.ids, each.classes, "test", "made_up")
         assert [path.read_bytes() for path in loaded.save(tmp_path / "made_up-test.v1")] == first
+    assert isinstance(loaded.features_ND, np.memmap)
     assert loaded.mc is not None and (loaded.mc.passes, loaded.mc.seed) == (3, 7)
     np.testing.assert_array_equal(loaded.mc.mutual_information_N, full.mc.mutual_information_N)  # type: ignore[union-attr]
+
+
+def test_what_earlier_versions_stored_is_read(tmp_path: Path) -> None:
+    full = predictions().with_mc(mc_dropout(Net(), [(X, ROWS)], passes=3, seed=7))
+    arrays = {name: getattr(full, name) for name in ("features_ND", "logits_NK", "labels_N", "rows_N")}
+    sampled = {f"mc.{name}": value for name, value in vars(full.mc).items() if isinstance(value, np.ndarray)}
+    save_file(arrays | sampled, tmp_path / "old.safetensors")
+    names = {"format": 1, "dataset": "made_up", "split": "test", "mc": {"passes": 3, "seed": 7}}
+    (tmp_path / "old.json").write_text(json.dumps(names | {"classes": list(full.classes), "ids": list(full.ids)}))
+    old = Predictions.load(tmp_path / "old")
+    assert np.array_equal(old.logits_NK, full.logits_NK) and old.ids == full.ids
+    assert old.mc is not None and old.mc.method == "exact"
+    assert np.array_equal(old.mc.mutual_information_N, full.mc.mutual_information_N)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("mc", [None, McDropoutSpec(passes=4, seed=7, repeats=2)])
+def test_written_batch_by_batch_it_is_what_memory_gives(tmp_path: Path, mc: McDropoutSpec | None) -> None:
+    parts = list(zip(X.split(4), ROWS.split(4), (ROWS % 2).split(4), strict=True))
+    held = predict(Net(), parts, **NAMES, mc=mc)  # type: ignore[arg-type]
+    kept = predict(Net(), parts, **NAMES, mc=mc, store=tmp_path / "kept")  # type: ignore[arg-type]
+    again = Predictions.load(tmp_path / "kept")
+    paths = held.save(tmp_path / "held")
+    assert isinstance(kept.logits_NK, np.memmap)
+    for path in paths:
+        assert path.read_bytes() == (tmp_path / "kept" / path.name).read_bytes()
+    assert again.ids == held.ids and len(again.mc_repeats) == (0 if mc is None else 1)
+
+
+def test_one_run_gives_what_several_gave() -> None:
+    """Features and logits beside dropout passes are those of a plain run; the passes those of mc_dropout."""
+    parts = list(zip(X.split(4), ROWS.split(4), (ROWS % 2).split(4), strict=True))
+    both = predict(Net(), parts, **NAMES, mc=McDropoutSpec(passes=6, seed=7, repeats=3))  # type: ignore[arg-type]
+    plain, alone = predictions(), mc_dropout(Net(), [(X, ROWS)], passes=6, seed=7)
+    np.testing.assert_allclose(both.logits_NK, plain.logits_NK, atol=1e-6)
+    np.testing.assert_allclose(both.features_ND, plain.features_ND, atol=1e-6)
+    assert both.mc is not None and both.mc.passes == 6
+    np.testing.assert_allclose(both.mc.mutual_information_N, alone.mutual_information_N, atol=1e-7)
+    assert len(both.mc_repeats) == 2
+    assert not np.allclose(both.mc_repeats[0].mutual_information_N, both.mc.mutual_information_N)
+
+
+def test_the_last_layer_and_its_inputs_are_recorded() -> None:
+    """A linear head works on the features themselves; an MLP on what its last hidden layer gives."""
+    plain = predictions()
+    assert plain.last is not None and plain.hidden_NP is None and plain.penultimate_NP is plain.features_ND
+    np.testing.assert_allclose(plain.last(plain.penultimate_NP), plain.logits_NK, atol=1e-6)
+    deep = Net()
+    deep.last = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Dropout(0.2), nn.Linear(7, 2, bias=False))
+    found = predictions(model=deep)
+    assert found.last is not None and found.hidden_NP is not None and found.hidden_NP.shape == (10, 7)
+    np.testing.assert_allclose(found.last(found.hidden_NP), found.logits_NK, atol=1e-6)
+    assert found.take(np.array([3, 1])).hidden_NP.shape == (2, 7)  # type: ignore[union-attr]
+    bent = Net()
+    bent.last.append(nn.Tanh())
+    assert predictions(model=bent).last is None
+
+
+def test_an_ensemble_is_of_the_same_samples() -> None:
+    models = [Net() for _ in range(3)]
+    for number, model in enumerate(models):
+        with torch.no_grad():
+            model.last[1].weight.mul_(1 + number)
+    each = [predictions(model=model) for model in models]
+    joined = each[0].with_members(each[1:])
+    p_MNK = np.stack([np.exp(p.logits_NK) / np.exp(p.logits_NK).sum(1, keepdims=True) for p in each])
+    mean_NK = p_MNK.mean(0)
+    assert joined.members is not None and (joined.members.passes, joined.members.method) == (3, "ensemble")
+    np.testing.assert_allclose(joined.members.predictive_entropy_N, -(mean_NK * np.log(mean_NK)).sum(1), rtol=1e-5)
+    with pytest.raises(ValueError, match="same samples"):
+        each[0].with_members([each[1].take(np.arange(9, -1, -1))])
+    with pytest.raises(UserError, match="at least 2 networks"):
+        each[0].with_members([])
 
 
 def test_take_keeps_samples_together() -> None:
@@ -95,9 +170,13 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     broken[1] = np.nan
     with pytest.raises(UserError, match="the first 'patch 1'"):
         replace(good, logits_NK=broken)
-    with pytest.raises(MissingInput, match=r"absent\.safetensors and absent\.json"):
+    with pytest.raises(MissingInput, match=r"absent \(no predictions\.json in it\)"):
         Predictions.load(tmp_path / "absent")
     paths = good.save(tmp_path / "old")
-    paths[1].write_text(json.dumps({**json.loads(paths[1].read_text()), "format": 0}))
+    paths[-1].write_text(json.dumps({**json.loads(paths[-1].read_text()), "format": 0}))
     with pytest.raises(UserError, match="format 0"):
         Predictions.load(tmp_path / "old")
+    good.save(tmp_path / "torn")
+    (tmp_path / "torn" / "logits_NK.npy").unlink()
+    with pytest.raises(MissingInput, match=r"torn lacks logits_NK\.npy"):
+        Predictions.load(tmp_path / "torn")
