@@ -7,6 +7,7 @@ different folders make the same pack. What lies in those folders enters the fing
 
 from __future__ import annotations
 
+import re
 from typing import Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
@@ -66,6 +67,55 @@ class ClassesSpec(FractionsSpec):
 
     classes: tuple[str, ...] | None = None
     max_per_class: int | None = Field(default=None, ge=1)
+
+
+class LabelledSpec(ClassesSpec):
+    """Fields of a folder of patches whose labels and splits may lie in folders, in a CSV or in the patches' names.
+
+    labels=csv reads `labels_file`: `file_column` holds paths below the root, or bare names, with or without suffix;
+    `label_column` the class, or, as a list of columns, a 1 for each class that is present. labels=pattern searches each
+    path (without suffix) for `pattern`, a regular expression with a group `(?P<label>...)`. With `label_separator` a
+    patch has any number of labels. split=csv takes `split_column`, split=pattern the group `(?P<split>...)`.
+    missing_splits=from_train: where the data states no val (test), `val_fraction` (`test_fraction`) of train is taken,
+    seeded and stratified.
+    """
+
+    labels_file: str | None = runtime(None)
+    file_column: str = "file"
+    label_column: str | tuple[str, ...] = "label"
+    split_column: str = "split"
+    label_separator: str | None = Field(default=None, min_length=1)
+    pattern: str | None = None
+    missing_splits: Literal["none", "from_train"] = "none"
+
+    @field_validator("pattern")
+    @classmethod
+    def _names_a_label(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                groups = re.compile(pattern).groupindex
+            except re.error as error:
+                raise ValueError(f"no regular expression: {error}") from None
+            if "label" not in groups:
+                raise ValueError("a group (?P<label>...) is needed, as in '(?P<label>[A-Za-z]+)_[0-9]+$'")
+        return pattern
+
+    @model_validator(mode="after")
+    def _labels_and_split_go_together(self) -> Self:
+        labels, split = getattr(self, "labels", None), getattr(self, "split", None)
+        if labels == "pattern" and self.pattern is None:
+            raise ValueError("labels=pattern needs a pattern, as in '(?P<label>[A-Za-z]+)_[0-9]+$'")
+        if split in ("csv", "pattern") and labels != split:
+            raise ValueError(f"split={split} is read where the labels are: set labels={split}")
+        if split == "pattern" and "split" not in re.compile(self.pattern or "").groupindex:
+            raise ValueError("split=pattern needs a group (?P<split>...) in the pattern")
+        return self
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether a patch may have several labels, or none."""
+        several = self.label_separator is not None or isinstance(self.label_column, tuple)
+        return several and getattr(self, "labels", None) in ("csv", "pattern")
 
 
 class ImageSpec(ClassesSpec):
@@ -148,18 +198,18 @@ class UcMercedSpec(ImageSpec):
     split_name: str = Field(default="test", pattern=r"^[a-z][a-z0-9_]*$")
 
 
-class ImageFolderSpec(ImageSpec):
-    """Any folder of RGB images, one folder per class (or `labels: none`), optionally below train/val/test."""
+class ImageFolderSpec(LabelledSpec, ImageSpec):
+    """Any folder of RGB images: a folder a class, optionally below train/val/test, or labels by CSV or file name."""
 
     name: Literal["imagefolder"] = "imagefolder"
-    split: Literal["folders", "fractions", "none"] = "none"
-    labels: Literal["folder", "none"] = "folder"
+    split: Literal["folders", "fractions", "csv", "pattern", "none"] = "none"
+    labels: Literal["folder", "csv", "pattern", "none"] = "folder"
     bands: tuple[str, str, str] = AERIAL_RGB  # type: ignore[assignment]
     sensor: str = "unknown"
     gsd_m: float | None = Field(default=None, gt=0)
 
 
-class ArraySpec(ClassesSpec):
+class ArraySpec(LabelledSpec):
     """Fields of sources whose files do not say what they hold: bands in file order, level, scale and offset.
 
     `scale: null` is 10000 for uint16, 255 for uint8 and 1 for float32. Reflectance = (dn - offset) / scale.
@@ -188,8 +238,8 @@ class NpySpec(ArraySpec):
     """A folder of .npy patches, (C, H, W) or (H, W, C)."""
 
     name: Literal["npy"] = "npy"
-    split: Literal["folders", "fractions", "none"] = "none"
-    labels: Literal["folder", "none"] = "none"
+    split: Literal["folders", "fractions", "csv", "pattern", "none"] = "none"
+    labels: Literal["folder", "csv", "pattern", "none"] = "none"
     layout: Literal["channels_first", "channels_last"] = "channels_last"
 
 
@@ -197,8 +247,8 @@ class GeoTiffSpec(ArraySpec):
     """A folder of multi-band GeoTIFF patches; `meta` takes labels, ids and splits from a meta.json beside each."""
 
     name: Literal["geotiff"] = "geotiff"
-    split: Literal["folders", "fractions", "meta", "none"] = "none"
-    labels: Literal["folder", "meta", "none"] = "none"
+    split: Literal["folders", "fractions", "csv", "pattern", "meta", "none"] = "none"
+    labels: Literal["folder", "csv", "pattern", "meta", "none"] = "none"
 
     @model_validator(mode="after")
     def _meta_goes_together(self) -> Self:

@@ -10,7 +10,7 @@ import bz2
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -112,6 +112,32 @@ def assign_fractions(class_of: Mapping[str, str], val_fraction: float, test_frac
         for at, name in enumerate(ordered):
             split_of[name] = "test" if at < n_test else "val" if at < n_test + n_val else "train"
     return Assigned(split_of)
+
+
+class HasFractions(Protocol):
+    """What a seeded split is asked for."""
+
+    @property
+    def val_fraction(self) -> float:
+        """Share of each class that goes to val."""
+
+    @property
+    def test_fraction(self) -> float:
+        """Share of each class that goes to test."""
+
+    @property
+    def split_seed(self) -> int:
+        """Of the order in which patches are taken."""
+
+
+def fill_from_train(assigned: Assigned, class_of: Mapping[str, str], wanted: HasFractions) -> Assigned:
+    """Take the splits val and test that are not there from train, stratified by class; those that are there stay."""
+    there = set(assigned.split_of.values())
+    train = {name: class_of[name] for name, split in assigned.split_of.items() if split == "train"}
+    shares = {"val": wanted.val_fraction, "test": wanted.test_fraction}
+    shares = {split: 0.0 if split in there else share for split, share in shares.items()}
+    taken = assign_fractions(train, shares["val"], shares["test"], wanted.split_seed)
+    return replace(assigned, split_of={**assigned.split_of, **taken.split_of})
 
 
 def assign_folders(split_of: Mapping[str, str], root: Path) -> Assigned:

@@ -1,7 +1,8 @@
-"""Sources with one file per patch, found below class folders, split folders, or lying flat."""
+"""Sources with one file per patch, found below class folders, split folders, or lying flat with labels elsewhere."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable
 from functools import cached_property
@@ -9,10 +10,13 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from ssl_sat.data.sources import labels
 from ssl_sat.data.sources.contract import LabelKind, PatchRef, Source, by_fractions_or_none
-from ssl_sat.data.spec import ClassesSpec
-from ssl_sat.data.splits import Assigned, assign_folders, split_folders, subset
+from ssl_sat.data.spec import ClassesSpec, LabelledSpec
+from ssl_sat.data.splits import Assigned, assign_folders, digest_file, fill_from_train, split_folders, subset
 from ssl_sat.spec import ConfigError, UserError, suggest
+
+_STATED = ("folders", "csv", "pattern")  # splits that the data set says itself
 
 
 class FolderSource(Source):
@@ -36,9 +40,23 @@ class FolderSource(Source):
         return getattr(self.spec, "labels", "folder") == "folder"
 
     @property
+    def named(self) -> LabelledSpec | None:
+        """The spec, where labels come from a CSV or from names."""
+        spec = self.spec
+        there = isinstance(spec, LabelledSpec) and getattr(spec, "labels", None) in ("csv", "pattern")
+        return spec if there and isinstance(spec, LabelledSpec) else None
+
+    @property
     @override
     def label_kind(self) -> LabelKind:
+        if self.named is not None:
+            return "multi" if self.named.is_multilabel else "single"
         return "single" if self.by_class else "none"
+
+    @override
+    def split_files(self) -> dict[str, Path]:
+        held = self.named is not None and self.named.labels_file is not None
+        return {"labels": labels.file_of(self.named)} if held and self.named is not None else {}
 
     @override
     def inventory(self) -> list[tuple[str, int]]:
@@ -50,7 +68,8 @@ class FolderSource(Source):
         tops = split_folders(self.base) if split == "folders" else {"": self.base}
         if not tops:
             assign_folders({str(self.base): ""}, self.base)  # says what was looked for
-        return [ref for name, folder in tops.items() for ref in self._below(folder, name)]
+        refs = [ref for name, folder in tops.items() for ref in self._below(folder, name)]
+        return labels.named(self.named, refs, self.suffixes, str(self.root)) if self.named is not None else refs
 
     def _below(self, folder: Path, split: str) -> list[PatchRef]:
         if not self.by_class:
@@ -88,16 +107,26 @@ class FolderSource(Source):
 
     @override
     def assign(self, refs: list[PatchRef]) -> Assigned:
-        if getattr(self.spec, "split", "none") == "folders":
-            return assign_folders({ref.id: ref.split for ref in refs}, self.base)
-        return by_fractions_or_none(self.spec, getattr(self.spec, "split", "none"), refs)
+        scheme = getattr(self.spec, "split", "none")
+        if self.named is not None:
+            refs = [ref for ref in refs if ref.labels is not labels.UNLISTED]
+        if scheme not in _STATED:
+            assigned = by_fractions_or_none(self.spec, scheme, refs)
+        else:
+            assigned = assign_folders({ref.id: ref.split for ref in refs}, self.base)
+        if scheme in _STATED and getattr(self.spec, "missing_splits", "none") == "from_train":
+            class_of = {ref.id: ref.labels[0] if len(ref.labels) == 1 else "" for ref in refs}
+            assigned = fill_from_train(assigned, class_of, self.spec)
+        digests = {name: digest_file(path) for name, path in self.split_files().items()}
+        return dataclasses.replace(assigned, files={**assigned.files, **digests})
 
     @override
     def choose(self, refs: list[PatchRef]) -> list[PatchRef]:
-        wanted, limit = self.spec.classes, self.spec.max_per_class
-        if (wanted or limit) and not self.by_class:
+        wanted, limit, kind = self.spec.classes, self.spec.max_per_class, self.label_kind
+        if (wanted or limit) and kind == "none":
             raise ConfigError(
-                f"{self.spec.name}: data.classes and data.max_per_class need class folders (labels=folder)"
+                f"{self.spec.name}: data.classes and data.max_per_class need class folders (data.labels=folder), or labels "
+                "by csv or pattern"
             )
         if wanted:
             known = {name for ref in refs for name in ref.labels}
@@ -105,14 +134,19 @@ class FolderSource(Source):
                 if name not in known:
                     raise ConfigError(f"{self.spec.name}: no class '{name}' (there are: {', '.join(sorted(known))})"
                                       f"{suggest(name, known)}")  # fmt: skip
-            refs = [ref for ref in refs if ref.labels[0] in wanted]
+            held = [(ref, tuple(name for name in ref.labels if name in wanted)) for ref in refs]
+            refs = [dataclasses.replace(ref, labels=names) for ref, names in held if names]
+        if kind == "single" and getattr(self.spec, "split", "none") in _STATED:
+            labels.refuse_different_classes(refs, str(self.root))
+        if limit and kind == "multi":
+            raise ConfigError(f"{self.spec.name}: data.max_per_class is for one label a patch; set data.max_patches.")
         if limit:
             refs = subset(refs, lambda ref: ref.labels[0], limit, self.spec.subset_seed)
         return refs
 
     @override
     def class_names(self, refs: Iterable[PatchRef]) -> tuple[str, ...]:
-        return super().class_names(refs) if self.by_class else ()
+        return () if self.label_kind == "none" else super().class_names(refs)
 
 
 def _folders(folder: Path) -> list[Path]:
