@@ -13,7 +13,7 @@ from typing import Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from ssl_sat.bands import AERIAL_RGB, S2_L2A, band
-from ssl_sat.spec import Spec, runtime
+from ssl_sat.spec import Spec, later, runtime
 
 Level = Literal["L1C", "L2A", "display"]
 Country = Literal[
@@ -81,12 +81,12 @@ class LabelledSpec(ClassesSpec):
     """
 
     labels_file: str | None = runtime(None)
-    file_column: str = "file"
-    label_column: str | tuple[str, ...] = "label"
-    split_column: str = "split"
-    label_separator: str | None = Field(default=None, min_length=1)
-    pattern: str | None = None
-    missing_splits: Literal["none", "from_train"] = "none"
+    file_column: str = later("file")
+    label_column: str | tuple[str, ...] = later("label")
+    split_column: str = later("split")
+    label_separator: str | None = later(None, min_length=1)
+    pattern: str | None = later(None)
+    missing_splits: Literal["none", "from_train"] = later("none")
 
     @field_validator("pattern")
     @classmethod

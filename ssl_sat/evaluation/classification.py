@@ -26,6 +26,14 @@ def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, 
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
+def newcombe_interval(hits: tuple[int, int], counts: tuple[int, int], level: float = 0.95) -> tuple[float, float]:
+    """Interval of the difference first - second of two independent proportions (Newcombe 1998, method 10)."""
+    (low1, high1), (low2, high2) = (wilson_interval(h, n, level) for h, n in zip(hits, counts, strict=True))
+    p1, p2 = (h / n for h, n in zip(hits, counts, strict=True))
+    below, above = np.hypot(p1 - low1, high2 - p2), np.hypot(high1 - p1, p2 - low2)
+    return float(p1 - p2 - below), float(p1 - p2 + above)
+
+
 def confusion_matrix(labels_N: Labels, predicted_N: Labels, classes: int) -> NDArray[np.int64]:
     """Counts (K, K): row = true class, column = predicted class."""
     return np.bincount(labels_N * classes + predicted_N, minlength=classes * classes).reshape(classes, classes)
@@ -118,30 +126,6 @@ def classification_metrics(
         "e_aurc": excess,
         **{f"recall/{name}": float(by_class["recall"][k]) for k, name in enumerate(classes)},
         **{f"f1/{name}": float(by_class["f1"][k]) for k, name in enumerate(classes)},
-    }
-
-
-def multilabel_metrics(
-    logits_NK: NDArray[np.floating[Any]], labels_NK: NDArray[Any], classes: Sequence[str]
-) -> dict[str, float | int]:
-    """Average precision of each class, their mean (macro) and that over all pairs (micro); F1 at probability 1/2.
-
-    A class without any positive sample has no average precision and is left out of the mean.
-    """
-    from sklearn.metrics import average_precision_score
-
-    truth_NK, logits_NK = np.asarray(labels_NK) > 0.5, np.asarray(logits_NK, dtype=np.float64)
-    present = [k for k in range(len(classes)) if truth_NK[:, k].any()]
-    average = {k: float(average_precision_score(truth_NK[:, k], logits_NK[:, k])) for k in present}
-    guessed_NK = logits_NK > 0
-    both_K = (truth_NK & guessed_NK).sum(axis=0).astype(np.float64)
-    f1_K = _quotient(2 * both_K, truth_NK.sum(axis=0) + guessed_NK.sum(axis=0))
-    return {
-        "n": len(truth_NK),
-        "map_macro": float(np.mean(list(average.values()))),
-        "map_micro": float(average_precision_score(truth_NK.ravel(), logits_NK.ravel())),
-        "macro_f1": float(f1_K[present].mean()),
-        **{f"ap/{classes[k]}": value for k, value in average.items()},
     }
 
 

@@ -42,6 +42,7 @@ class ModelCard(Spec):
     initialisation: str
     trained_on: list[str]
     classes: list[str] | None = None
+    task: Literal["multiclass", "multilabel"] = "multiclass"  # softmax over the classes, or a sigmoid for each
     head: dict[str, Any] | None = None
     weights: dict[str, Any] | None = None  # of others, where the encoder once started from such: file, sha256, bands
 

@@ -23,6 +23,7 @@ from ssl_sat.spec import UserError
 from ssl_sat.stage import record_facts
 from ssl_sat.training.imported import imported_encoder
 from ssl_sat.training.model_io import ModelCard, Normalisation, build_encoder, load_encoder
+from ssl_sat.training.normalisation import of_artifact, of_new
 from ssl_sat.training.spec import TrainerSpec
 
 
@@ -54,13 +55,14 @@ def starting_encoder(spec: Any, pack: Pack, inputs: Mapping[str, Artifact]) -> t
 
     An artifact keeps its bands as far as the pack has them, and its statistics as long as the unit is the same;
     where the pack has other bands or another unit the stem is mapped and the pack's statistics are taken.
+    `spec.normalisation`, where the stage has it, chooses between the two (`ssl_sat.training.normalisation`).
     """
     if "init" not in inputs:
         return _new_encoder(spec, pack)
     encoder, card = load_encoder(inputs["init"].path)
     wanted = spec.bands or shared_bands(card.bands, pack.bands)
     image_size = getattr(spec, "image_size", None) or card.image_size
-    normalisation = card.normalisation if _same_pixels(card, pack, wanted) else normalisation_of(pack, wanted)
+    normalisation = of_artifact(_wanted(spec), card, normalisation_of(pack, wanted), wanted)
     new = card.model_copy(
         update={
             "bands": wanted,
@@ -113,7 +115,9 @@ def _new_encoder(spec: Any, pack: Pack) -> tuple[nn.Module, ModelCard]:
         trained_on=[_label(pack)],
     )
     if spec.init != "scratch":
-        return imported_encoder(spec, card)
+        encoder, imported = imported_encoder(spec, card)
+        return encoder, of_new(_wanted(spec), spec, imported, card.normalisation)
+    card = of_new(_wanted(spec), spec, card, card.normalisation)
     return ENCODERS.build(spec.encoder, bands=bands, image_size=image_size, seed=spec.seed), card
 
 
@@ -131,8 +135,8 @@ def shared_bands(of_encoder: tuple[str, ...], present: tuple[str, ...]) -> tuple
     return shared or present
 
 
-def _same_pixels(card: ModelCard, pack: Pack, wanted: tuple[str, ...]) -> bool:
-    return card.normalisation.unit == unit_of(pack) and set(wanted) <= set(card.bands)
+def _wanted(spec: Any) -> str:
+    return str(getattr(spec, "normalisation", "auto"))
 
 
 def initialisation(spec: Any, inputs: Mapping[str, Artifact]) -> str:

@@ -81,14 +81,17 @@ def test_labels_outside_the_classes_are_refused() -> None:
         own.classification_metrics(LOGITS, LABELS - 1, CLASSES)
 
 
-def test_multilabel_equals_scikit_learn() -> None:
-    truth = (RNG.uniform(size=(300, 4)) < [0.5, 0.2, 0.05, 0.0]).astype(np.float32)
-    logits = RNG.normal(size=(300, 4)) + truth
-    found = own.multilabel_metrics(logits, truth, CLASSES)
-    expected = [oracle.average_precision_score(truth[:, k], logits[:, k]) for k in range(3)]
-    assert found["map_macro"] == pytest.approx(np.mean(expected))
-    assert found["macro_f1"] == pytest.approx(oracle.f1_score(truth[:, :3], logits[:, :3] > 0, average="macro"))
-    assert "ap/d" not in found
+@pytest.mark.parametrize(
+    ("hits", "counts", "expected"),
+    [  # Newcombe 1998, table II, method 10
+        ((56, 48), (70, 80), (0.0524, 0.3339)),
+        ((9, 3), (10, 10), (0.1705, 0.8090)),
+        ((6, 2), (7, 7), (0.0582, 0.8062)),
+        ((5, 0), (56, 29), (-0.0381, 0.1926)),
+    ],
+)
+def test_newcombe_as_published(hits: tuple[int, int], counts: tuple[int, int], expected: tuple[float, float]) -> None:
+    assert own.newcombe_interval(hits, counts) == pytest.approx(expected, abs=5e-5)
 
 
 def test_temperature_undoes_a_known_one_and_stays_on_val() -> None:

@@ -125,8 +125,8 @@ class FolderSource(Source):
         wanted, limit, kind = self.spec.classes, self.spec.max_per_class, self.label_kind
         if (wanted or limit) and kind == "none":
             raise ConfigError(
-                f"{self.spec.name}: data.classes and data.max_per_class need class folders (data.labels=folder), or labels "
-                "by csv or pattern"
+                f"{self.spec.name}: data.classes and data.max_per_class need class folders (data.labels=folder), or "
+                "labels by csv or pattern"
             )
         if wanted:
             known = {name for ref in refs for name in ref.labels}

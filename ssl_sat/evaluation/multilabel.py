@@ -1,0 +1,151 @@
+"""Metrics where a patch has any number of classes: average precision, F1, calibration of every class. No accuracy:
+
+with 19 classes of which three are present, a network that names none of them is right about 84 % of the pairs.
+"""  # fmt: skip
+
+# N samples, K classes, B resamples, G groups of equal score
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, log_expit
+
+from ssl_sat.evaluation.classification import adaptive_ece, ece
+
+Array = NDArray[np.float64]
+RESAMPLES = 200
+_CELLS = 2**22  # weights held at once
+
+
+def average_precision(scores_N: NDArray[Any], truth_N: NDArray[np.bool_], weights_BN: Array | None = None) -> Array:
+    """Average precision (B,) under each row of sample weights: sum over thresholds of (R_g - R_(g-1)) P_g.
+
+    The step-wise area without interpolation, equal scores sharing one threshold, as scikit-learn's; NaN where no
+    weight is on a positive sample.
+    """
+    order_N = np.argsort(-scores_N, kind="stable")
+    ends_G = np.flatnonzero(np.append(np.diff(scores_N[order_N]) != 0, True))
+    weights_BN = np.ones((1, len(scores_N))) if weights_BN is None else weights_BN
+    found = [_areas(part, order_N, ends_G, truth_N) for part in _parts(weights_BN)]
+    return np.concatenate(found)
+
+
+def _areas(weights_BN: Array, order_N: NDArray[Any], ends_G: NDArray[Any], truth_N: NDArray[np.bool_]) -> Array:
+    sorted_BN = weights_BN[:, order_N]
+    true_BG = np.cumsum(sorted_BN * truth_N[order_N], axis=1)[:, ends_G]
+    said_BG = np.cumsum(sorted_BN, axis=1)[:, ends_G]
+    precision_BG = np.divide(true_BG, said_BG, out=np.zeros_like(true_BG), where=said_BG > 0)
+    total_B = true_BG[:, -1]
+    area_B = (np.diff(true_BG, axis=1, prepend=0.0) * precision_BG).sum(axis=1)
+    return np.divide(area_B, total_B, out=np.full_like(area_B, np.nan), where=total_B > 0)
+
+
+def _parts(weights_BN: Array) -> list[Array]:
+    step = max(1, _CELLS // max(weights_BN.shape[1], 1))
+    return [weights_BN[at : at + step] for at in range(0, len(weights_BN), step)]
+
+
+def mean_average_precisions(
+    logits_NK: Array, truth_NK: NDArray[np.bool_], weights_BN: Array | None = None
+) -> tuple[Array, Array]:
+    """(macro, micro), each (B,): the mean over the classes that have a positive sample, and that of all pairs."""
+    by_class = [average_precision(logits_NK[:, k], truth_NK[:, k], weights_BN) for k in range(truth_NK.shape[1])]
+    pairs_BN = None if weights_BN is None else np.repeat(weights_BN, truth_NK.shape[1], axis=1)
+    return np.nanmean(np.stack(by_class), axis=0), average_precision(logits_NK.ravel(), truth_NK.ravel(), pairs_BN)
+
+
+def resampled_weights(count: int, resamples: int = RESAMPLES, seed: int = 0) -> Array:
+    """How often each of `count` samples is drawn in each bootstrap resample (B, N) (Efron 1979)."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+
+
+def intervals(logits_NK: Array, truth_NK: NDArray[np.bool_], level: float = 0.95) -> dict[str, float]:
+    """Percentile bootstrap intervals of both mean average precisions, over patches, seeded.
+
+    Classes that a resample leaves without a positive sample do not count in that resample's macro mean.
+    """
+    found: dict[str, list[Array]] = {"map_macro": [], "map_micro": []}
+    for weights_BN in _parts(resampled_weights(len(truth_NK))):
+        macro_B, micro_B = mean_average_precisions(logits_NK, truth_NK, weights_BN)
+        found["map_macro"].append(macro_B)
+        found["map_micro"].append(micro_B)
+    ends = {}
+    for name, parts in found.items():
+        low, high = np.nanquantile(np.concatenate(parts), [(1 - level) / 2, (1 + level) / 2])
+        ends |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+    return ends
+
+
+def f1_scores(said_NK: NDArray[np.bool_], truth_NK: NDArray[np.bool_]) -> dict[str, Array]:
+    """Precision, recall, F1 and support (K,) of each class; a quotient 0/0 counts as 0."""
+    both_K = (truth_NK & said_NK).sum(axis=0).astype(np.float64)
+    said_K, true_K = said_NK.sum(axis=0).astype(np.float64), truth_NK.sum(axis=0).astype(np.float64)
+
+    def quotient(top: Array, bottom: Array) -> Array:
+        return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+
+    return {
+        "precision": quotient(both_K, said_K),
+        "recall": quotient(both_K, true_K),
+        "f1": quotient(2 * both_K, said_K + true_K),
+        "support": true_K,
+    }
+
+
+def nll(logits_NK: NDArray[np.floating[Any]], labels_NK: NDArray[Any]) -> float:
+    """Mean binary cross-entropy over all pairs of sample and class, in nats."""
+    logits_NK, truth_NK = np.asarray(logits_NK, dtype=np.float64), np.asarray(labels_NK) > 0.5
+    return float(-np.where(truth_NK, log_expit(logits_NK), log_expit(-logits_NK)).mean())
+
+
+def multilabel_metrics(
+    logits_NK: NDArray[np.floating[Any]], labels_NK: NDArray[Any], classes: Sequence[str], bootstrap: bool = True
+) -> dict[str, float | int]:
+    """All metrics of multi-label classification, flat; a class is predicted where its probability is above 1/2.
+
+    map_macro and macro_f1 are means over the classes with a positive sample, `classes_present` of them; without any
+    there is no average precision. brier is the mean squared error of a probability (0 to 1), ece and adaptive_ece are
+    over all pairs of sample and class. Raises ValueError where no label is positive.
+    """
+    truth_NK, logits_NK = np.asarray(labels_NK) > 0.5, np.asarray(logits_NK, dtype=np.float64)
+    if truth_NK.shape != (len(logits_NK), len(classes)) or not truth_NK.any():
+        raise ValueError(f"labels of shape {truth_NK.shape} with a positive one for {len(classes)} classes are needed")
+    present_K = truth_NK.any(axis=0)
+    macro, micro = (float(value[0]) for value in mean_average_precisions(logits_NK, truth_NK))
+    by_class = f1_scores(logits_NK > 0, truth_NK)
+    ap_K = [average_precision(logits_NK[:, k], truth_NK[:, k])[0] for k in range(len(classes))]
+    p = expit(logits_NK).ravel()
+    found: dict[str, float | int] = {
+        "n": len(truth_NK),
+        "classes_present": int(present_K.sum()),
+        "map_macro": macro,
+        "map_micro": micro,
+        "macro_f1": float(by_class["f1"][present_K].mean()),
+        "micro_f1": _micro_f1(logits_NK > 0, truth_NK),
+        **calibration_of(logits_NK, truth_NK, p),
+    }
+    found |= intervals(logits_NK, truth_NK) if bootstrap else {}
+    for k, name in enumerate(classes):
+        if present_K[k]:
+            found |= {f"ap/{name}": float(ap_K[k]), f"f1/{name}": float(by_class["f1"][k])}
+    return found
+
+
+def calibration_of(logits_NK: Array, truth_NK: NDArray[np.bool_], p: Array | None = None) -> dict[str, float]:
+    """The metrics that a temperature changes."""
+    p, true = expit(logits_NK).ravel() if p is None else p, truth_NK.ravel()
+    return {
+        "nll": nll(logits_NK, truth_NK),
+        "brier": float(((p - true) ** 2).mean()),
+        "ece": ece(p, true),
+        "adaptive_ece": adaptive_ece(p, true),
+    }
+
+
+def _micro_f1(said_NK: NDArray[np.bool_], truth_NK: NDArray[np.bool_]) -> float:
+    return float(2 * (said_NK & truth_NK).sum() / max(int(said_NK.sum() + truth_NK.sum()), 1))

@@ -1,0 +1,152 @@
+"""Figures of a comparison: every group with its interval and its cost, differences, the metric over a swept key."""
+
+# G groups
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from ssl_sat.evaluation.comparison import Difference
+from ssl_sat.evaluation.detectable import mean_of
+from ssl_sat.evaluation.runs import Group
+from ssl_sat.report.figures import _COLOURS, _bare, _figure, _plain, _stamped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COSTS = (
+    ("parameters", "parameters"),
+    ("gflops", "GFLOPs an image"),
+    ("training_seconds", "training, seconds"),
+)
+
+
+def overview(rows: Sequence[Mapping[str, Any]], groups: Sequence[Group], metric: str, *, demo: bool = False) -> Figure:
+    """Left: the metric of each group with its interval, its runs as light dots. Right: the metric over each cost."""
+    order = sorted(range(len(rows)), key=lambda at: rows[at][metric])
+    costs = [cost for cost in _COSTS if any(row[cost[0]] is not None for row in rows)]
+    figure = _figure(5.4 + 2.9 * len(costs), max(2.9, 0.42 * len(rows) + 1.2))
+    grid = figure.subplots(1, 1 + len(costs), squeeze=False, width_ratios=[1.5, *[1.0] * len(costs)])[0]
+    for y, at in enumerate(order):
+        row, colour = rows[at], _COLOURS[y % len(_COLOURS)]
+        runs = list(groups[at].numbers(metric).values())
+        grid[0].scatter(runs, [y] * len(runs), s=18, color=colour, alpha=0.4, linewidths=0, zorder=2)
+        _with_interval(grid[0], row, metric, y, colour)
+        for axes, (name, _) in zip(grid[1:], costs, strict=True):
+            if row[name] is not None:
+                low, high = _ends(row, metric)
+                axes.vlines(row[name], low, high, color=colour, linewidth=1.4, alpha=0.6)
+                axes.scatter(row[name], row[metric], s=34, color=colour, marker="os^Dv"[y // 10 % 5], zorder=3)
+    grid[0].set_yticks(range(len(rows)), [_label(rows[at], rows) for at in order], fontsize=8)
+    grid[0].set(xlabel=_plain(metric), ylim=(-0.6, len(rows) - 0.4))
+    for axes, (name, label) in zip(grid[1:], costs, strict=True):
+        axes.set(xlabel=label, ylabel=_plain(metric))
+        _log_if_wide(axes, [row[name] for row in rows if row[name] is not None])
+    for axes in grid:
+        axes.grid(color="#E5E5E5", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=8)
+        _bare(axes)
+    figure.suptitle(_basis(rows), fontsize=9)
+    return _stamped(figure, demo)
+
+
+def _label(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    several = len({other["data"] for other in rows}) > 1 and str(row["data"]) not in str(row["runs"])
+    text = f"{row['runs']} on {row['data']}" if several else str(row["runs"])
+    return "\n".join(wrap(text, 38)[:3])
+
+
+def _basis(rows: Sequence[Mapping[str, Any]]) -> str:
+    found = sorted({str(row["interval"]) for row in rows})
+    return f"intervals: {'; '.join(found)} (95 %); light dots: single runs"
+
+
+def _ends(row: Mapping[str, Any], metric: str) -> tuple[float, float]:
+    return (row[metric], row[metric]) if row["low"] is None else (row["low"], row["high"])
+
+
+def _with_interval(axes: Axes, row: Mapping[str, Any], metric: str, y: float, colour: str) -> None:
+    low, high = _ends(row, metric)
+    axes.hlines(y, low, high, color=colour, linewidth=2.2, zorder=3)
+    axes.scatter(row[metric], y, s=42, color=colour, zorder=4, edgecolors="white", linewidths=0.8)
+
+
+def _log_if_wide(axes: Axes, values: Sequence[float]) -> None:
+    if values and min(values) > 0 and max(values) / min(values) > 8:
+        axes.set_xscale("log")
+
+
+def differences(found: Sequence[Difference], metric: str, *, demo: bool = False) -> Figure:
+    """Each difference with its interval over seeds, on the band of what could not have been detected."""
+    figure = _figure(8.2, 0.46 * len(found) + 1.5)
+    axes = figure.subplots()
+    for y, item in enumerate(reversed(found)):
+        value, half = item.over_seeds.mean, item.over_seeds.half_width
+        if item.detectable is not None:
+            axes.barh(y, 2 * item.detectable, left=-item.detectable, height=0.72, color="#E3E3E3", zorder=1)
+        shown = "better" in item.verdict
+        colour = _COLOURS[0] if shown else "#777777"
+        if half is not None:
+            axes.hlines(y, value - half, value + half, color=colour, linewidth=2, zorder=3)
+        if item.patches_half_width is not None:
+            ends = value - item.patches_half_width, value + item.patches_half_width
+            axes.hlines(y - 0.2, *ends, color=_COLOURS[6], linewidth=1.2, zorder=2)
+        axes.scatter(value, y, s=40, color=colour, zorder=4, edgecolors="white", linewidths=0.8)
+    labels = ["\n".join(wrap(f"{item.first} − {item.second}", 46)[:3]) for item in reversed(found)]
+    axes.set_yticks(range(len(found)), labels, fontsize=8)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set(xlabel=f"difference of {_plain(metric)}", ylim=(-0.6, len(found) - 0.4))
+    text = "grey: smaller than these runs can show; dark: 95 % over seeds; red: over test patches"
+    axes.set_title(text, fontsize=8, loc="left")
+    axes.tick_params(labelsize=8)
+    _bare(axes)
+    return _stamped(figure, demo)
+
+
+def sensitivity(groups: Sequence[Group], key: str, metric: str, *, demo: bool = False) -> Figure:
+    """The metric over the values of a key: a line for what else differs, dots are runs, bars intervals over seeds."""
+    lines: dict[str, list[tuple[Any, Group]]] = {}
+    for group in groups:
+        others = {name: value for name, value in group.values.items() if name != key}
+        name = ", ".join(f"{k.rpartition('.')[2]}={_short(v)}" for k, v in others.items()) or "all runs"
+        lines.setdefault(name, []).append((group.runs[0].config.get(key), group))
+    values = {value for points in lines.values() for value, _ in points}
+    numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    places = {value: value for value in values} if numeric else {v: at for at, v in enumerate(sorted(values, key=str))}
+    figure = _figure(6.4 + (1.6 if len(lines) > 1 else 0), 4.0)
+    axes = figure.subplots()
+    for at, (name, points) in enumerate(sorted(lines.items())):
+        _sensitivity_line(axes, [(places[value], group) for value, group in points], metric, name, at)
+    if numeric:
+        _log_if_wide(axes, [float(value) for value in values])
+    else:
+        axes.set_xticks(list(places.values()), [_short(value) for value in places])
+    axes.set(xlabel=key, ylabel=_plain(metric))
+    axes.grid(color="#E5E5E5", linewidth=0.6)
+    axes.set_axisbelow(True)
+    if len(lines) > 1:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+    _bare(axes)
+    return _stamped(figure, demo)
+
+
+def _sensitivity_line(axes: Axes, points: Sequence[tuple[float, Group]], metric: str, name: str, at: int) -> None:
+    colour = _COLOURS[at % len(_COLOURS)]
+    means = []
+    for x, group in sorted(points, key=lambda point: point[0]):
+        values = list(group.numbers(metric).values())
+        found = mean_of(values)
+        axes.scatter([x] * len(values), values, s=16, color=colour, alpha=0.4, linewidths=0)
+        if found.half_width is not None:
+            axes.vlines(x, found.mean - found.half_width, found.mean + found.half_width, color=colour, linewidth=1.6)
+        means.append((x, found.mean))
+    axes.plot(*zip(*means, strict=True), color=colour, marker="o", markersize=5, linewidth=1.4, label=name)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
