@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_sat.evaluation.comparison import Difference
 from ssl_sat.evaluation.detectable import mean_of
-from ssl_sat.evaluation.runs import Group
-from ssl_sat.report.figures import _COLOURS, _bare, _figure, _plain, _stamped
+from ssl_sat.evaluation.runs import Group, labels_of
+from ssl_sat.report.figures import _COLOURS, _MARKERS, _bare, _figure, _plain, _stamped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _COSTS = (
-    ("parameters", "parameters"),
-    ("gflops", "GFLOPs an image"),
-    ("training_seconds", "training, seconds"),
+    ("parameters", "million parameters", 1e6),
+    ("gflops", "GFLOPs an image", 1.0),
+    ("training_seconds", "minutes of training", 60.0),
 )
 
 
@@ -29,28 +29,31 @@ def overview(rows: Sequence[Mapping[str, Any]], groups: Sequence[Group], metric:
     """Left: the metric of each group with its interval, its runs as light dots. Right: the metric over each cost."""
     order = sorted(range(len(rows)), key=lambda at: rows[at][metric])
     costs = [cost for cost in _COSTS if any(row[cost[0]] is not None for row in rows)]
-    figure = _figure(5.4 + 2.9 * len(costs), max(2.9, 0.42 * len(rows) + 1.2))
-    grid = figure.subplots(1, 1 + len(costs), squeeze=False, width_ratios=[1.5, *[1.0] * len(costs)])[0]
+    figure = _figure(5.4 + 2.6 * len(costs), max(3.0, 0.45 * len(rows) + 1.2))
+    first, *others = figure.subplots(1, 1 + len(costs), squeeze=False, width_ratios=[1.6, *[1.0] * len(costs)])[0]
     for y, at in enumerate(order):
-        row, colour = rows[at], _COLOURS[y % len(_COLOURS)]
-        runs = list(groups[at].numbers(metric).values())
-        grid[0].scatter(runs, [y] * len(runs), s=18, color=colour, alpha=0.4, linewidths=0, zorder=2)
-        _with_interval(grid[0], row, metric, y, colour)
-        for axes, (name, _) in zip(grid[1:], costs, strict=True):
+        row, colour, marker = rows[at], _COLOURS[y % len(_COLOURS)], _MARKERS[y // len(_COLOURS) % len(_MARKERS)]
+        single = list(groups[at].numbers(metric).values())
+        first.scatter(single, [y - 0.25] * len(single), s=9, color=colour, linewidths=0, zorder=2)
+        _with_interval(first, row, metric, y, colour, marker)
+        for axes, (name, _, unit) in zip(others, costs, strict=True):
             if row[name] is not None:
-                low, high = _ends(row, metric)
-                axes.vlines(row[name], low, high, color=colour, linewidth=1.4, alpha=0.6)
-                axes.scatter(row[name], row[metric], s=34, color=colour, marker="os^Dv"[y // 10 % 5], zorder=3)
-    grid[0].set_yticks(range(len(rows)), [_label(rows[at], rows) for at in order], fontsize=8)
-    grid[0].set(xlabel=_plain(metric), ylim=(-0.6, len(rows) - 0.4))
-    for axes, (name, label) in zip(grid[1:], costs, strict=True):
-        axes.set(xlabel=label, ylabel=_plain(metric))
-        _log_if_wide(axes, [row[name] for row in rows if row[name] is not None])
-    for axes in grid:
+                axes.vlines(row[name] / unit, *_ends(row, metric), color=colour, linewidth=1.4, alpha=0.6)
+                axes.scatter(row[name] / unit, row[metric], s=36, color=colour, marker=marker, zorder=3)
+    first.set_yticks(range(len(rows)), [_label(rows[at], rows) for at in order])
+    first.set(xlabel=_plain(metric), ylim=(-0.6, len(rows) - 0.4))
+    for axes, (name, label, unit) in zip(others, costs, strict=True):
+        axes.set_xlabel(label)
+        axes.sharey(others[0])
+        axes.tick_params(labelleft=axes is others[0])
+        _log_if_wide(axes, [row[name] / unit for row in rows if row[name] is not None])
+    for axes in (first, *others):
         axes.grid(color="#E5E5E5", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8)
         _bare(axes)
+    if others:
+        others[0].set_ylabel(_plain(metric))
     figure.suptitle(_basis(rows), fontsize=9)
     return _stamped(figure, demo)
 
@@ -63,22 +66,30 @@ def _label(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _basis(rows: Sequence[Mapping[str, Any]]) -> str:
     found = sorted({str(row["interval"]) for row in rows})
-    return f"intervals: {'; '.join(found)} (95 %); light dots: single runs"
+    return f"95 % intervals: {'; '.join(found)}. Small dots: single runs"
 
 
 def _ends(row: Mapping[str, Any], metric: str) -> tuple[float, float]:
     return (row[metric], row[metric]) if row["low"] is None else (row["low"], row["high"])
 
 
-def _with_interval(axes: Axes, row: Mapping[str, Any], metric: str, y: float, colour: str) -> None:
+def _with_interval(axes: Axes, row: Mapping[str, Any], metric: str, y: float, colour: str, marker: str) -> None:
     low, high = _ends(row, metric)
     axes.hlines(y, low, high, color=colour, linewidth=2.2, zorder=3)
-    axes.scatter(row[metric], y, s=42, color=colour, zorder=4, edgecolors="white", linewidths=0.8)
+    axes.scatter(row[metric], y, s=42, color=colour, marker=marker, zorder=4, edgecolors="white", linewidths=0.8)
 
 
 def _log_if_wide(axes: Axes, values: Sequence[float]) -> None:
-    if values and min(values) > 0 and max(values) / min(values) > 8:
-        axes.set_xscale("log")
+    """A logarithmic axis with a few plain numbers, where the values span much."""
+    if not values or min(values) <= 0 or max(values) / min(values) < 8:
+        return
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    wide = max(values) / min(values) > 200
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 3.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def differences(found: Sequence[Difference], metric: str, *, demo: bool = False) -> Figure:
@@ -104,21 +115,19 @@ def differences(found: Sequence[Difference], metric: str, *, demo: bool = False)
     text = "grey: smaller than these runs can show; dark: 95 % over seeds; red: over test patches"
     axes.set_title(text, fontsize=8, loc="left")
     axes.tick_params(labelsize=8)
+    axes.use_sticky_edges = False
+    axes.margins(x=0.04)
     _bare(axes)
     return _stamped(figure, demo)
 
 
 def sensitivity(groups: Sequence[Group], key: str, metric: str, *, demo: bool = False) -> Figure:
     """The metric over the values of a key: a line for what else differs, dots are runs, bars intervals over seeds."""
-    lines: dict[str, list[tuple[Any, Group]]] = {}
-    for group in groups:
-        others = {name: value for name, value in group.values.items() if name != key}
-        name = ", ".join(f"{k.rpartition('.')[2]}={_short(v)}" for k, v in others.items()) or "all runs"
-        lines.setdefault(name, []).append((group.runs[0].config.get(key), group))
+    lines = _lines(groups, key)
     values = {value for points in lines.values() for value, _ in points}
     numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
     places = {value: value for value in values} if numeric else {v: at for at, v in enumerate(sorted(values, key=str))}
-    figure = _figure(6.4 + (1.6 if len(lines) > 1 else 0), 4.0)
+    figure = _figure(6.4, 3.8 + 0.2 * (len(lines) if len(lines) > 1 else 0))
     axes = figure.subplots()
     for at, (name, points) in enumerate(sorted(lines.items())):
         _sensitivity_line(axes, [(places[value], group) for value, group in points], metric, name, at)
@@ -130,9 +139,22 @@ def sensitivity(groups: Sequence[Group], key: str, metric: str, *, demo: bool = 
     axes.grid(color="#E5E5E5", linewidth=0.6)
     axes.set_axisbelow(True)
     if len(lines) > 1:
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", frameon=False, fontsize=8)
     _bare(axes)
     return _stamped(figure, demo)
+
+
+def _lines(groups: Sequence[Group], key: str) -> dict[str, list[tuple[Any, Group]]]:
+    """Groups that differ by the key alone, under what tells them from others."""
+    others = [
+        json.dumps([g.data, {k: v for k, v in g.runs[0].config.items() if k != key}], sort_keys=True) for g in groups
+    ]
+    unique = list(dict.fromkeys(others))
+    labels = dict(zip(unique, labels_of([json.loads(text)[1] for text in unique]), strict=True))
+    lines: dict[str, list[tuple[Any, Group]]] = {}
+    for text, group in zip(others, groups, strict=True):
+        lines.setdefault(labels[text], []).append((group.runs[0].config.get(key), group))
+    return lines
 
 
 def _sensitivity_line(axes: Axes, points: Sequence[tuple[float, Group]], metric: str, name: str, at: int) -> None:
