@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_origin
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -304,7 +304,10 @@ def _known_keys(spec_class: type[Any], config: Mapping[str, Any], prefix: str = 
         inner = next((a for a in (info.annotation, *get_args(info.annotation)) if _is_spec(a)), None)
         if field in registries and values.get("name") in registries[field].names():
             inner = registries[field][values["name"]].spec
-        if inner is not None:
+        if inner is not None and get_origin(info.annotation) is dict:  # one spec per name, as of phases
+            for key, held in values.items():
+                known |= _known_keys(inner, held if isinstance(held, Mapping) else {}, f"{prefix}{field}.{key}.")
+        elif inner is not None:
             known |= _known_keys(inner, values, f"{prefix}{field}.")
     return known
 

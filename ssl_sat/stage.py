@@ -24,7 +24,7 @@ from ssl_sat import provenance
 from ssl_sat.artifact import Artifact, Ref
 from ssl_sat.ranks import agreed, is_main_process
 from ssl_sat.registry import Entry, Registry
-from ssl_sat.spec import MissingInput, Spec, UserError, is_runtime, runtime
+from ssl_sat.spec import MissingInput, Spec, UserError, runtime
 
 Inputs = Mapping[str, Artifact]
 Metrics = Mapping[str, Any]
@@ -59,11 +59,11 @@ class StageSpec(Spec):
     def selected(self) -> dict[str, Entry]:
         """The registry entries that this spec selects, by `<kind>:<name>`. A field may hold one spec or several.
 
-        Runtime fields stay out: an input's fingerprint stands for them.
+        Runtime fields stay out: an input's fingerprint stands for them. So do fields that came later, at their default.
         """
         found = {}
         for field_name, registry in self.registries.items():
-            if is_runtime(type(self).model_fields[field_name]):
+            if not self._decides(field_name, type(self).model_fields[field_name]):
                 continue
             value = getattr(self, field_name)
             for spec in value if isinstance(value, tuple) else (value,):

@@ -26,7 +26,8 @@ class PatchLoader:
     """Iterate over batches of chosen rows of a pack.
 
     rows_M: row numbers in the pack. batch_size: of all ranks together.
-    shuffle: a new order every epoch, for training. drop_last: leave out the last, smaller batch.
+    shuffle: a new order every epoch, for training. draw: epoch -> the rows that it shows, in order, in the place of a
+    permutation: equally many every epoch, some of rows_M perhaps several times. drop_last: leave out the last, smaller batch.
     accumulate: batches of one optimiser step; with drop_last an epoch is a whole number of steps.
     progress: returns (epoch, batches processed) of the running training, for checkpoints.
     device: where batches are wanted; CUDA is served, for any other they stay on the CPU. tier: see `residency`.
@@ -46,6 +47,7 @@ class PatchLoader:
         *,
         seed: int = 0,
         shuffle: bool = False,
+        draw: Callable[[int], np.ndarray] | None = None,
         drop_last: bool = False,
         accumulate: int = 1,
         rank: int = 0,
@@ -58,10 +60,11 @@ class PatchLoader:
         epochs: int | None = None,
         report: Callable[[str], None] | None = None,
     ) -> None:
-        _check_batches(len(rows_M), batch_size, world_size, shuffle, drop_last)
+        self._count = len(rows_M) if draw is None else len(draw(0))
+        _check_batches(self._count, batch_size, world_size, shuffle, drop_last)
         residency.check(tier, torch.device(device))
         self.pack, self.rows_M, self.batch_size = pack, np.asarray(rows_M, dtype=np.int64), batch_size
-        self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
+        self.seed, self.shuffle, self.draw, self.drop_last = seed, shuffle, draw, drop_last
         self.accumulate = accumulate
         self.rank, self.world_size = rank, world_size
         self.device, self.tier, self.depth = residency.feeds(torch.device(device)), tier, depth
@@ -92,11 +95,13 @@ class PatchLoader:
             self._epoch, self._start = epoch, 0
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.rows_M), self.batch_size)
+        whole, rest = divmod(self._count, self.batch_size)
         return whole - whole % self.accumulate if self.drop_last else whole + (rest > 0)
 
     def order(self, epoch: int) -> np.ndarray:
         """Row numbers in the order in which an epoch visits them, all ranks together."""
+        if self.draw is not None:
+            return self.draw(epoch)
         if not self.shuffle:
             return self.rows_M
         generator = np.random.Generator(np.random.Philox(key=key(self.seed, "batch-order", epoch)))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field, model_validator
 
 from ssl_sat.data.splits import seeded_order
-from ssl_sat.spec import Spec, UserError
+from ssl_sat.spec import Spec, UserError, later
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,21 +23,24 @@ if TYPE_CHECKING:
 
 
 class SubsetSpec(Spec):
-    """Exactly one of: `patches`, that many; `fraction` of every class, at least one; `per_class`, that many of each.
+    """One of: `patches`, that many; `fraction` of every class, at least one; `per_class`, that many of each.
 
-    With several labels a patch `fraction` is of the patches, and `per_class` takes every patch that is among the first
-    `per_class` of any of its classes: at least that many of each, and of frequent classes more.
+    imbalance_ratio: for experiments, alone or of what is left by one of these: the first class has so many times the
+    patches of the last, those between fall exponentially, in the order of the classes' numbers (Cui et al. 2019,
+    section 5.1). With several labels a patch `fraction` is of the patches, and `per_class` takes every patch that is
+    among the first `per_class` of any of its classes: at least that many of each, and of frequent classes more.
     """
 
     patches: int | None = Field(default=None, ge=1)
     fraction: float | None = Field(default=None, gt=0.0, le=1.0)
     per_class: int | None = Field(default=None, ge=1)
+    imbalance_ratio: float | None = later(None, ge=1)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         stated = [name for name in ("patches", "fraction", "per_class") if getattr(self, name) is not None]
-        if len(stated) != 1:
+        if len(stated) > 1 or not (stated or self.imbalance_ratio):
             held = f"{' and '.join(stated)} are set" if stated else "none is set"
             raise ValueError(f"exactly one of patches, fraction, per_class is needed; {held}")
         return self
@@ -60,10 +63,32 @@ def select(pack: Pack, rows_M: np.ndarray, spec: SubsetSpec | None) -> np.ndarra
     elif spec.fraction is not None:
         groups = _by_class(pack, ordered).values() if pack.manifest.label_kind == "single" else [ordered]
         chosen = np.concatenate([group[: max(1, round(len(group) * spec.fraction))] for group in groups])
-    else:
-        assert spec.per_class is not None
+    elif spec.per_class is not None:
         chosen = _per_class(pack, ordered, spec.per_class)
+    else:
+        chosen = ordered
+    if spec.imbalance_ratio is not None:
+        chosen = _imbalanced(pack, ordered[np.isin(ordered, chosen)], spec.imbalance_ratio)
     return np.unique(chosen)
+
+
+def _imbalanced(pack: Pack, ordered: np.ndarray, ratio: float) -> np.ndarray:
+    """As many patches as possible such that class k of K has ratio ** (-k / (K - 1)) times those of the first."""
+    import numpy as np
+
+    if pack.manifest.label_kind != "single" or len(pack.classes) < 2:
+        raise UserError(f"{pack.folder}: subset.imbalance_ratio needs one label a patch, and two classes or more.")
+    groups = list(_by_class(pack, ordered).values())
+    profile_K = ratio ** -(np.arange(len(groups)) / (len(groups) - 1))
+    first = min(len(rows) / share for rows, share in zip(groups, profile_K, strict=True))
+    counts = [int(first * share + 1e-9) for share in profile_K]
+    if min(counts) < 1:
+        least = dict(zip(pack.classes, map(len, groups), strict=True))
+        raise UserError(
+            f"{pack.folder}: subset.imbalance_ratio={ratio:g} leaves a class without any patch; there are {least} to "
+            "choose from. Ask for a smaller ratio or a larger subset."
+        )
+    return np.concatenate([rows[:count] for rows, count in zip(groups, counts, strict=True)])
 
 
 def _first(pack: Pack, ordered: np.ndarray, count: int) -> np.ndarray:

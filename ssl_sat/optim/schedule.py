@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def warmup_cosine(step: int, total: int, warmup: int, peak: float, floor: float = 0.0) -> float:
@@ -18,6 +19,27 @@ def warmup_cosine(step: int, total: int, warmup: int, peak: float, floor: float 
         return peak * (step + 1) / warmup
     progress = min((step - warmup + 1) / (total - warmup), 1.0)
     return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def curve(
+    name: str, step: int, total: int, warmup: int, *, floor: float = 0.0, gamma: float = 0.1,
+    milestones: Sequence[int] = (),
+) -> float:  # fmt: skip
+    """Return the factor on the peak rate at step `step` of `total`: a linear warm-up, then what `name` says.
+
+    cosine: see `warmup_cosine`. step: times gamma from each of the milestones (steps) on. constant and plateau: 1, as
+    what a plateau takes off depends on the validation and not on the step.
+    Raises ValueError for another name, and unless 0 <= warmup < total.
+    """
+    if name == "cosine":
+        return warmup_cosine(step, total, warmup, 1.0, floor)
+    if name not in ("constant", "plateau", "step"):
+        raise ValueError(f"no curve '{name}'")
+    if not 0 <= warmup < total:
+        raise ValueError(f"warm-up of {warmup} steps does not fit into {total} steps")
+    if step < warmup:
+        return (step + 1) / warmup
+    return gamma ** sum(step >= milestone for milestone in milestones) if name == "step" else 1.0
 
 
 def scaled_lr(lr: float, global_batch: int, base_batch: int = 256, scale: str = "linear") -> float:

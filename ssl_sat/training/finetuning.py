@@ -2,90 +2,130 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from ssl_sat.augment.draws import Draws
 from ssl_sat.augment.views import Views
 from ssl_sat.data.loader import PatchLoader
 from ssl_sat.data.packed import Batch, Pack
-from ssl_sat.data.subset import select
-from ssl_sat.optim.spec import OptimSpec
-from ssl_sat.ranks import is_main_process
-from ssl_sat.training import engine
-from ssl_sat.training.callbacks import epoch_mean, read_history
-from ssl_sat.training.classifier import Classifier, set_trainable, train_mode
+from ssl_sat.training.classifier import Classifier
 from ssl_sat.training.engine import progress_of, reseed
 from ssl_sat.training.feeding import patch_loader
-from ssl_sat.training.pretraining import scheduled
-from ssl_sat.training.spec import Phase, TrainerSpec
+from ssl_sat.training.freezing import set_trainable, train_mode
+from ssl_sat.training.imbalance.balance import Balance
+from ssl_sat.training.mixing import mix
+from ssl_sat.training.rates import Leg, continue_from, curve_of, optimizer_of
+from ssl_sat.training.supervision import Supervisor
+from ssl_sat.training.task import Task
+
+_STREAM = 1_000_003  # between the seeds of two epochs' offsets
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all phases of a fine-tuning share. spec: of the stage, see `ssl_sat.finetune.FinetuneSpec`."""
+
+    spec: Any
+    model: Classifier
+    views: Views
+    pack: Pack
+    task: Task
+    balance: Balance
+
+    @property
+    def validated(self) -> np.ndarray:
+        """Rows that are validated on; none where the pack has no val split."""
+        return self.pack.rows("val") if "val" in self.pack.splits else np.empty(0, np.int64)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of what a validation measures."""
+        return ("val_loss", f"val_{self.task.measure}") if len(self.validated) else ()
 
 
 class FinetuneModule(pl.LightningModule):
     """Train what the phase lets train on the pack's train rows; validate on its val rows, never on test.
 
-    epoch_offset: epochs of earlier phases, so that no two epochs share order, views or dropout.
+    carried: moments of the phase before, where this one continues its optimiser.
     """
 
-    def __init__(
-        self, model: Classifier, views: Views, pack: Pack, phase: Phase, optim: OptimSpec, *, batch_size: int,
-        seed: int, epoch_offset: int, label_smoothing: float, rows: np.ndarray, trainer_spec: TrainerSpec,
-    ) -> None:  # fmt: skip
+    def __init__(self, work: Work, leg: Leg, supervisor: Supervisor, carried: dict[str, Tensor]) -> None:
         super().__init__()
-        self.model, self.views, self.pack = model, views, pack
-        self.phase, self.optim_spec, self.batch_size = phase, optim, batch_size
-        self.seed, self.epoch_offset, self.label_smoothing, self.rows = seed, epoch_offset, label_smoothing, rows
-        self.trainer_spec = trainer_spec
-        self.trainable = set_trainable(model, phase.train)
+        self.work, self.leg, self.phase, self.model = work, leg, leg.phase, work.model
+        self.supervisor, self.carried = supervisor, carried
+        self.batch_size, self.seed = work.spec.batch_size, work.spec.seed + leg.before * _STREAM
+        self.trainable = set_trainable(self.model, leg.phase, f"phases.steps.{leg.name}")
+        self.frozen_encoder = not any(p.requires_grad for p in self.model.encoder.parameters())
         self.step_logs: dict[str, Tensor] = {}
         self.validation_logs: dict[str, Tensor] = {}
-        self._sums = torch.zeros(3, dtype=torch.float64)
-
-    def _loader(self, rows: np.ndarray, train: bool) -> PatchLoader:
-        return patch_loader(
-            self.trainer, self.trainer_spec, self.pack, rows, self.batch_size, train=train,
-            seed=self.seed + self.epoch_offset * 1_000_003, drop_last=train and len(rows) >= self.batch_size,
-            progress=self._progress if train else None, report=self.epoch_offset == 0,
-        )  # fmt: skip
+        self._sums = torch.zeros(work.task.tally_size, dtype=torch.float64)
 
     def train_dataloader(self) -> PatchLoader:
-        """Shuffled batches of the train split."""
-        return self._loader(self.rows, train=True)
+        """Shuffled batches of the train split, or as the answer to imbalance draws them."""
+        balance = self.work.balance
+        return patch_loader(
+            self.trainer, self.work.spec.trainer, self.work.pack, balance.rows_M, self.batch_size, train=True,
+            seed=self.seed, drop_last=balance.epoch_size >= self.batch_size, progress=self._progress,
+            report=self.leg.before == 0, draw=self._draw if balance.draw else None,
+        )  # fmt: skip
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        assert self.work.balance.draw is not None
+        return self.work.balance.draw(epoch + self.leg.before)
 
     def val_dataloader(self) -> PatchLoader | list[Any]:
         """The val split in order; nothing when the pack has none."""
-        rows = self.pack.rows("val")
-        return self._loader(rows, train=False) if len(rows) else []
+        rows = self.work.validated
+        if not len(rows):
+            return []
+        where = (self.trainer, self.work.spec.trainer, self.work.pack)
+        return patch_loader(*where, rows, self.batch_size, seed=self.seed, train=False)
 
     def _progress(self) -> tuple[int, int]:
         return progress_of(self.trainer)
 
     def on_train_start(self) -> None:
         """A run that resumes within an epoch is not told that the epoch starts."""
-        train_mode(self.model, self.phase.train)
+        train_mode(self.model, self.phase)
 
     def on_train_epoch_start(self) -> None:
         """Freeze what the phase freezes, its batch norm included."""
-        train_mode(self.model, self.phase.train)
+        train_mode(self.model, self.phase)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy on one augmented view."""
-        reseed(self.seed + self.epoch_offset * 1_000_003, self, batch_idx)
+        """The loss of one augmented view of each patch, some of them mixed."""
+        reseed(self.seed, self, batch_idx)
+        task, spec, epoch = self.work.task, self.work.spec, self.current_epoch + self.leg.before
         with torch.no_grad():
-            x_NCHW = self.views(batch.groups, batch.rows_N, self.current_epoch + self.epoch_offset)[0]
+            samples_N = self._samples(batch, batch_idx)
+            x_NCHW, targets = self.work.views(batch.groups, samples_N, epoch)[0], task.targets(batch.labels_N)
+            if spec.mix.on:
+                draws = Draws(spec.seed, epoch, "mix", samples_N)
+                x_NCHW, targets = mix(x_NCHW, task.dense(targets), spec.mix, draws)
         logits_NK = self._forward(x_NCHW)
-        loss = F.cross_entropy(logits_NK.float(), batch.labels_N, label_smoothing=self.label_smoothing)
-        accuracy = (logits_NK.argmax(1) == batch.labels_N).float().mean()
-        self.step_logs = {"loss": loss.detach(), "accuracy": accuracy.detach()}
+        loss = self.work.balance.loss(logits_NK, targets, task, spec.label_smoothing).mean()
+        share = task.measures(task.tally(logits_NK.detach(), targets))[task.measure]
+        rate = torch.full_like(loss, self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.step_logs = {"loss": loss.detach(), task.measure: share, "lr": rate}
         return loss
 
+    def _samples(self, batch: Batch, batch_idx: int) -> Tensor:
+        """What views and mixing are drawn for: the row; where rows repeat, the row at its place in the epoch."""
+        if not self.work.balance.repeats:
+            return batch.rows_N
+        count = len(batch.rows_N)
+        first = batch_idx * self.batch_size + self.trainer.global_rank * count
+        places_N = torch.arange(first + 1, first + 1 + count, device=batch.rows_N.device)
+        return batch.rows_N + (places_N << 32)
+
     def _forward(self, x_NCHW: Tensor) -> Tensor:
-        if self.phase.train == "head":  # the trunk is frozen and in eval mode: no graph is needed
+        if self.frozen_encoder:  # no graph is needed
             with torch.no_grad():
                 h_ND = self.model.features(x_NCHW)
             return self.model.head(h_ND)
@@ -94,57 +134,32 @@ class FinetuneModule(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Start the sums."""
         exact = torch.float32 if self.device.type == "mps" else torch.float64  # MPS has no float64
-        self._sums = torch.zeros(3, dtype=exact, device=self.device)
+        self._sums = torch.zeros(self.work.task.tally_size, dtype=exact, device=self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add loss, hits and count of the centre view."""
-        logits_NK = self.model(self.views.center(batch.groups)).float()
-        loss = F.cross_entropy(logits_NK, batch.labels_N, reduction="sum")
-        hits = (logits_NK.argmax(1) == batch.labels_N).sum()
-        count = torch.full_like(loss, len(batch.labels_N))
-        self._sums += torch.stack([loss, hits.to(loss), count]).to(self._sums)
+        """Add up loss and hits of the centre view, as the task counts them: unweighted, unsmoothed."""
+        task = self.work.task
+        logits_NK = self.model(self.work.views.center(batch.groups)).float()
+        self._sums += task.tally(logits_NK, task.targets(batch.labels_N)).to(self._sums)
 
     def on_validation_epoch_end(self) -> None:
         """Sum over ranks and keep the means for the history."""
         gathered: Any = self.all_gather(self._sums)
-        sums = gathered.reshape(-1, 3).sum(0)
-        if sums[2] > 0:
-            self.validation_logs = {"val_loss": sums[0] / sums[2], "val_accuracy": sums[1] / sums[2]}
+        sums = gathered.reshape(-1, self.work.task.tally_size).sum(0)
+        if sums[1] > 0:
+            measures = self.work.task.measures(sums)
+            self.validation_logs = {f"val_{name}": value for name, value in measures.items()}
 
     def configure_optimizers(self) -> Any:
-        """A fresh optimiser over what trains in this phase, with its own warm-up and cosine."""
-        per_epoch = len(self.train_dataloader())
-        total = per_epoch * self.phase.epochs
-        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        spec = self.optim_spec.model_copy(update={"lr": self.phase.lr})
-        return scheduled(spec, named, self.batch_size, total, per_epoch)
+        """An optimiser over what trains in this phase, its rates along the phase's curve and down its plateaus.
 
-
-def train_phases(spec: Any, model: Classifier, views: Views, pack: Pack, out: Path) -> dict[str, Any]:
-    """Train the phases one after the other, each a run of the Trainer; a resumed run skips those that are done.
-
-    Separate runs, because DistributedDataParallel fixes at its start which parameters it synchronises.
-    """
-    rows, offset, metrics = select(pack, pack.rows("train"), spec.subset), 0, {}
-    for name, phase in spec.phases.steps.items():
-        module = FinetuneModule(
-            model, views, pack, phase, spec.optim, batch_size=spec.batch_size, seed=spec.seed, epoch_offset=offset,
-            label_smoothing=spec.label_smoothing, rows=rows, trainer_spec=spec.trainer,
-        )  # fmt: skip
-        if engine.is_done(out, name):
-            model.load_state_dict(engine.load_done(out, name))
-        else:
-            label = f"finetune, phase {name}"
-            engine.fit(module, spec.trainer, out, epochs=phase.epochs, label=label, phase=name)
-            engine.mark_done(out, name, model.state_dict())
-        metrics[f"phase_{name}_trainable_parameters"] = module.trainable
-        offset += phase.epochs
-    if not is_main_process():  # the history is the main process's, who is about to move it
-        return {}
-    engine.clear(out)
-    return {**metrics, "epochs": offset, "train_patches": len(rows), **_last_epoch(out, phase, name)}
-
-
-def _last_epoch(out: Path, phase: Phase, name: str) -> dict[str, float]:
-    rows = read_history(out / "history.jsonl")
-    return {f"train_{value}": epoch_mean(rows, value, phase.epochs - 1, name) for value in ("loss", "accuracy")}
+        Steps are counted here: asking `trainer.estimated_stepping_batches` while optimisers are made sets up the loader
+        before a checkpoint is restored, and its position is then lost (Lightning 2.6).
+        """
+        spec = self.work.spec
+        optimizer = optimizer_of(self.model, self.phase, spec.optim, self.batch_size)
+        if self.phase.optimizer == "continue":
+            continue_from(optimizer, self.model, self.carried)
+        factor = curve_of(self.leg, spec.optim, len(self.train_dataloader()))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step) * self.supervisor.factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,15 +1,14 @@
-"""Specs of training: the Trainer, the phases of fine-tuning, where watching goes."""
+"""Specs of training: the Trainer, its loggers, what is watched."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from ssl_sat.data import SOURCES
 from ssl_sat.data.spec import DataSpec
-from ssl_sat.spec import ConfigError, Spec, runtime
+from ssl_sat.spec import Spec, runtime
 
 
 class LoggerSpec(Spec):
@@ -87,41 +86,3 @@ class WatchSpec(Spec):
     rankme: int = runtime(512, ge=0)
 
     registries: ClassVar = {"data": SOURCES}
-
-
-class Phase(Spec):
-    """A stretch of fine-tuning: how long, what trains, at which peak rate.
-
-    train: 'head', 'last_stage' (the encoder's last stage and the head) or 'all'.
-    """
-
-    epochs: int = Field(ge=1)
-    train: Literal["head", "last_stage", "all"]
-    lr: float = Field(gt=0)
-
-
-class PhasesSpec(Spec):
-    """Phases in their order, each with a name of its own so that it can be overridden: `phases.steps.head.epochs=2`."""
-
-    name: str
-    steps: dict[str, Phase]
-
-    @field_validator("steps")
-    @classmethod
-    def _not_empty(cls, steps: dict[str, Phase]) -> dict[str, Phase]:
-        if not steps:
-            raise ValueError("at least one phase is needed")
-        return steps
-
-    def science(self) -> dict[str, Any]:
-        """The phases as a list, because their order decides the result."""
-        return {"steps": [phase.science() for phase in self.steps.values()]}
-
-
-def with_epochs(phases: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-    """Return the phases with the epochs of their only step replaced; ConfigError when there are several."""
-    steps = phases.get("steps") or {}
-    if len(steps) != 1:
-        keys = ", ".join(f"phases.steps.{name}.epochs" for name in steps)
-        raise ConfigError(f"epochs={epochs}: phases={phases.get('name')} has {len(steps)} phases; set {keys}")
-    return {**phases, "steps": {name: {**step, "epochs": epochs} for name, step in steps.items()}}
