@@ -110,15 +110,19 @@ class Sampler:
 
     def _plain(self, x_NCHW: Tensor) -> Plain:
         """The plain pass, recorded as far as the way needs it."""
+        self._recorded = "head" if self.way == "head" else "whole"
         if self.way == "head":
-            features_ND = self.model.features(x_NCHW)  # type: ignore[operator]
-            with self._replay.recording():
-                return with_last_layer(self.model, self.model.head, features_ND, features_ND)  # type: ignore[arg-type]
+            return self._plain_head(self.model.features(x_NCHW))  # type: ignore[operator]
         with self._replay.recording():
             if not divided(self.model):
                 return with_last_layer(self.model, self.model, x_NCHW, None)
             features_ND = self.model.features(x_NCHW)  # type: ignore[operator]
             self._trunk_is_clean = self._replay.behind == 0
+            return with_last_layer(self.model, self.model.head, features_ND, features_ND)  # type: ignore[arg-type]
+
+    def _plain_head(self, features_ND: Tensor) -> Plain:
+        self._recorded = "head"
+        with self._replay.recording():
             return with_last_layer(self.model, self.model.head, features_ND, features_ND)  # type: ignore[arg-type]
 
     def _choose(self, x_NCHW: Tensor, some_MCHW: Tensor, rows_N: Tensor, plain: Plain) -> None:
@@ -132,6 +136,11 @@ class Sampler:
         largest = float(expected_MK.abs().max())
         for way in self._possible(plain):
             self.way = way
+            if way == "head" and self._recorded != "head":
+                assert plain.features_ND is not None
+                self._plain_head(plain.features_ND)
+            if way == "replay" and self._recorded == "head":
+                self._plain(x_NCHW)
             try:
                 found_MK = self._logits(x_NCHW, rows_N, plain, range(1))[0, :_COMPARED]
             except ReplayError:
@@ -188,13 +197,13 @@ class Sampler:
         count = len(passes)
         passes_B = torch.arange(passes.start, passes.stop, device=rows_N.device).repeat_interleave(len(rows_N))
         self._replay.at(passes_B, rows_N.repeat(count))
+        run: Callable[[Tensor], Tensor] = _forward(self.model)
+        base = x_NCHW
+        if self.way == "head":
+            assert plain.features_ND is not None
+            run, base = self.model.head, plain.features_ND.repeat(count, 1)  # type: ignore[assignment]
         with self._replay.replaying(count):
-            if self.way == "head":
-                base_ND = plain.features_ND
-                assert base_ND is not None
-                logits_BK = self.model.head(base_ND.repeat(count, 1) if count > 1 else base_ND)  # type: ignore[operator]
-            else:
-                logits_BK = _forward(self.model)(x_NCHW)
+            logits_BK = run(base)
         return logits_BK.view(count, len(rows_N), -1)
 
     def _whole(self, x_NCHW: Tensor, rows_N: Tensor, number: int) -> Tensor:

@@ -14,12 +14,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_sat.spec import UserError
+
+
+class BadScores(UserError, ValueError):
+    """Scores from which nothing can be concluded: not finite, or none at all."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
     """Out-of-distribution scores of N samples: float64 (N,), finite, higher = more out-of-distribution.
 
-    Raises ValueError on NaN, infinity, a wrong number of dimensions or another direction.
+    Raises BadScores on NaN and infinity, ValueError on a wrong number of dimensions or another direction.
     """
 
     detector: str
@@ -37,9 +43,9 @@ class Scores:
             raise ValueError(f"scores of '{self.detector}' must be (N,), not {values.shape}")
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            raise ValueError(
+            raise BadScores(
                 f"scores of '{self.detector}': {len(bad)} of {len(values)} are not finite, the first at position"
-                f" {bad[0]} ({values[bad[0]]})"
+                f" {bad[0]} ({values[bad[0]]}). Look for NaN in the features, or a training that diverged."
             )
         values.setflags(write=False)
         object.__setattr__(self, "values", values)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ssl_sat.spec import Spec
+from ssl_sat.spec import Spec, later
 
 
 class McDropoutSpec(Spec):
@@ -20,8 +20,8 @@ class McDropoutSpec(Spec):
 
     passes: int = Field(30, ge=2)
     seed: int = Field(0, ge=0)
-    method: Literal["exact", "moment_matched"] = "exact"
-    repeats: int = Field(1, ge=1)
+    method: Literal["exact", "moment_matched"] = later("exact")
+    repeats: int = later(1, ge=1)
 
 
 class MspSpec(Spec):
