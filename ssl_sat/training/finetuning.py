@@ -119,10 +119,7 @@ class FinetuneModule(pl.LightningModule):
         """What views and mixing are drawn for: the row; where rows repeat, the row at its place in the epoch."""
         if not self.work.balance.repeats:
             return batch.rows_N
-        count = len(batch.rows_N)
-        first = batch_idx * self.batch_size + self.trainer.global_rank * count
-        places_N = torch.arange(first + 1, first + 1 + count, device=batch.rows_N.device)
-        return batch.rows_N + (places_N << 32)
+        return at_places(batch.rows_N, batch_idx * self.batch_size + self.trainer.global_rank * len(batch.rows_N))
 
     def _forward(self, x_NCHW: Tensor) -> Tensor:
         if self.frozen_encoder:  # no graph is needed
@@ -163,3 +160,9 @@ class FinetuneModule(pl.LightningModule):
         factor = curve_of(self.leg, spec.optim, len(self.train_dataloader()))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step) * self.supervisor.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def at_places(rows_N: Tensor, first: int) -> Tensor:
+    """Numbers for rows that may repeat, different for every place in the epoch; `first` is that of the first row."""
+    places_N = torch.arange(first + 1, first + 1 + len(rows_N), device=rows_N.device)
+    return rows_N + (places_N << 32)
