@@ -1,20 +1,22 @@
 """Ask a fine-tuned model what it does not know: out-of-distribution scores, and what a probe without network gets.
 
     python -m ssl_sat.ood_eval                                   # the latest fine-tuned model, UC Merced as OOD
+    python -m ssl_sat.ood_eval tier=held_out                     # the classes that the model was fine-tuned without
     python -m ssl_sat.ood_eval ood=imagefolder ood.root=/data/other mc.passes=50
 
 Every score is higher for more out-of-distribution (OOD). In-distribution data is the test split that the model
 was fine-tuned for; detectors see training patches only. AUROC comes with DeLong's interval, and beside it stands
-the shortcut probe: twelve image statistics that tell the two data sets apart without any network.
+the shortcut probe: twelve image statistics that tell the two data sets apart without any network. A threshold with a
+conformal guarantee is set on the validation split, for `ssl_sat.score`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from ssl_sat.artifact import Ref
 from ssl_sat.data import SOURCES
@@ -26,49 +28,86 @@ from ssl_sat.spec import Spec, runtime
 from ssl_sat.stage import Inputs, Lookup, Metrics, Stage, StageSpec
 
 
+class ThresholdSpec(Spec):
+    """The share `alpha` of in-distribution images that may be rejected, and whose threshold is deployed.
+
+    detector: null takes the one that validation_classes chose, or else the first of `detectors`.
+    """
+
+    alpha: float = Field(0.05, gt=0, lt=1)
+    detector: str | None = None
+
+
 class OodEvalSpec(StageSpec):
-    """Which model against which other data. `ood_split: null` takes every split of the OOD pack."""
+    """Which model against which other data. ensemble: models of other seeds that vote with it, for such detectors.
+
+    tier: `data` takes another pack (`ood`, `ood_pack`), `held_out` the classes that the model was fine-tuned without,
+    `split` another split of its own pack. ood_split: null takes every split. id_split: test, val, or `unused`, the
+    training patches that the model's subset left out. overlapping: classes of the OOD data that the model knows, and
+    that are reported apart; null takes the shipped lists. validation_classes: OOD classes that choose the deployed
+    detector, and are in no reported number. bootstrap: replicates for the intervals that DeLong does not cover, classes
+    resampled whole; 0 leaves them out.
+    """
 
     registries: ClassVar = {"ood": SOURCES, "detectors": DETECTORS}
 
     model: str = runtime("latest")
+    ensemble: tuple[str, ...] = runtime(())
+    tier: Literal["data", "held_out", "split"] = "data"
     ood: SerializeAsAny[DataSpec] = runtime()
     ood_pack: str | None = runtime(None)
     ood_split: str | None = None
     id_split: str = "test"
-    detectors: tuple[SerializeAsAny[Spec], ...]
+    overlapping: tuple[str, ...] | None = None
+    validation_classes: tuple[str, ...] = ()
+    detectors: tuple[SerializeAsAny[Spec], ...] = Field(min_length=1)
     mc: McDropoutSpec = McDropoutSpec()
+    threshold: ThresholdSpec = ThresholdSpec()
+    bootstrap: int = Field(200, ge=0)
     max_train: int = Field(5000, ge=120)
+    max_val: int | None = Field(2000, ge=2)
     max_id: int | None = Field(None, ge=2)
     seed: int = Field(0, ge=0)
     batch_size: int = runtime(256, ge=1)
     device: str = runtime("auto")
     threads: int | None = runtime(None)
 
+    @model_validator(mode="after")
+    def _deploys_one_of_its_detectors(self) -> OodEvalSpec:
+        names = [spec.name for spec in self.detectors]  # type: ignore[attr-defined]
+        if self.threshold.detector not in (None, *names):
+            raise ValueError(
+                f"threshold.detector={self.threshold.detector} is not among detectors ({', '.join(names)})"
+            )
+        return self
+
 
 def run(spec: OodEvalSpec, inputs: Inputs, out: Path) -> Metrics:
     """Predict once per data set, score, measure, draw; return flat metrics."""
-    from ssl_sat.evaluation import ood
+    from ssl_sat.evaluation import ood, ood_output, ood_sets
 
-    context = ood.prepare(spec, inputs, out)
-    sets = ood.predict_sets(context)
-    scores = ood.score_sets(context, sets)
-    ood.store(out, context, sets, scores)
-    ood.draw(out, context, scores)
-    return {**ood.facts(context, sets), **ood.measure(scores)}
+    context = ood_sets.prepare(spec, inputs, out)
+    results = ood.evaluate(context, out)
+    metrics = {**ood.facts(context, results), **ood.measure(results, spec)}
+    ood_output.store(out, context, results)
+    ood_output.tables(out, context, metrics)
+    ood_output.draw(out, context, results)
+    return metrics
 
 
 def _inputs(spec: OodEvalSpec, lookup: Lookup) -> dict[str, Ref]:
     model = lookup.artifact("finetune", spec.model)
-    return {
-        "model": model,
-        "data": lookup.input_of(model, "data", "pack"),
-        "ood": pack_of(spec, lookup, spec.ood, spec.ood_pack, "ood"),
-    }
+    refs = {"model": model, "data": lookup.input_of(model, "data", "pack")}
+    refs |= {f"member{n}": lookup.artifact("finetune", path) for n, path in enumerate(spec.ensemble, 1)}
+    if spec.tier == "data":
+        refs["ood"] = pack_of(spec, lookup, spec.ood, spec.ood_pack, "ood")
+    return refs
 
 
 def _choices(spec: OodEvalSpec, inputs: Mapping[str, Ref]) -> str:
-    return f"{inputs['model'].choices}-vs-{inputs['ood'].config['data']['name']}"
+    if spec.tier == "data":
+        return f"{inputs['model'].choices}-vs-{inputs['ood'].config['data']['name']}"
+    return f"{inputs['model'].choices}-vs-{'held_out' if spec.tier == 'held_out' else spec.ood_split}"
 
 
 def _science(spec: OodEvalSpec) -> dict[str, Any]:
@@ -76,20 +115,14 @@ def _science(spec: OodEvalSpec) -> dict[str, Any]:
 
 
 def _headline(metrics: Metrics) -> list[str]:
-    lines = [f"{metrics['id_data']} ({metrics['n_id']}) against {metrics['ood_data']} ({metrics['n_ood']}); "
-             f"accuracy in-distribution {metrics['id_accuracy']:.4f}; T = {metrics['mc_passes']}"]  # fmt: skip
-    for name in [key.removesuffix("_auroc") for key in metrics if key.endswith("_auroc")]:
-        value, low, high = (metrics[f"{name}_auroc{end}"] for end in ("", "_low", "_high"))
-        gain = metrics.get(f"{name}_gain_over_probe")
-        beside = "" if gain is None else f", over the probe {gain:+.3f}"
-        suspect = "" if metrics[f"{name}_orientation"] == "ok" else f"  {metrics[f'{name}_orientation']}"
-        lines.append(f"AUROC {value:.4f} [{low:.4f}, {high:.4f}]  {name}{beside}{suspect}")
-    return lines
+    from ssl_sat.report.ood_table import headline
+
+    return headline(metrics)
 
 
 OOD_EVAL = Stage(
     "ood_eval",
-    1,
+    2,
     OodEvalSpec,
     run,
     _choices,
@@ -98,15 +131,27 @@ OOD_EVAL = Stage(
     headline=_headline,
     code=(
         "ssl_sat.evaluation.ood",
+        "ssl_sat.evaluation.ood_sets",
         "ssl_sat.evaluation.packs",
         "ssl_sat.evaluation.predict",
         "ssl_sat.augment.views",
         "ssl_sat.augment.geometric",
+        "ssl_sat.ood.conformal",
         "ssl_sat.ood.mc_dropout",
         "ssl_sat.ood.keyed_dropout",
         "ssl_sat.ood.metrics",
+        "ssl_sat.ood.delong",
+        "ssl_sat.ood.bootstrap",
+        "ssl_sat.ood.comparisons",
+        "ssl_sat.ood.curves",
+        "ssl_sat.ood.selective",
+        "ssl_sat.ood.sanity",
+        "ssl_sat.ood.replay",
+        "ssl_sat.ood.pass_statistics",
         "ssl_sat.ood.gaussian",
         "ssl_sat.ood.shortcut_probe",
+        "ssl_sat.data.held_out",
+        "ssl_sat.data.overlap",
         "ssl_sat.data.packed",
         "ssl_sat.precision",
     ),

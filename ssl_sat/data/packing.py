@@ -19,7 +19,7 @@ from ssl_sat.data.pack_file import PatchFile, remove_leftovers
 from ssl_sat.data.pack_parts import Job
 from ssl_sat.data.pack_workers import Workers, in_flight, usable_cores
 from ssl_sat.data.pixel_facts import doubts_of
-from ssl_sat.data.sources.contract import Facts, Listing, PatchRef, Source
+from ssl_sat.data.sources.contract import Facts, Listing, PatchRef, Source, decode_digest
 from ssl_sat.data.sources.scenes import parameters
 from ssl_sat.data.spec import DataSpec, ScenesSpec
 from ssl_sat.data.splits import digest_file, rank
@@ -233,7 +233,7 @@ def _manifest(
         "baselines": list(facts.baselines),
         "doubts": doubts,
         "decode": dict(facts.decode),
-        "decode_sha256": hashlib.sha256(json.dumps(dict(facts.decode), sort_keys=True).encode()).hexdigest(),
+        "decode_sha256": decode_digest(facts.decode),
         "gsd_m": min(finest) if finest else None,
         "synthetic": facts.synthetic,
         "quarantined": quarantined,

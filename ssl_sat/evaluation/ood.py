@@ -1,227 +1,274 @@
-"""An out-of-distribution evaluation from model and packs to stored scores, metrics and figures."""
+"""Scores, thresholds and metrics of an out-of-distribution evaluation, from one pass over each set."""
+
+# N samples, K classes, D detectors
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from ssl_sat.artifact import Artifact
-from ssl_sat.augment.spec import AugmentSpec
-from ssl_sat.data.packed import Pack
+from ssl_sat.evaluation.calibration import temperature_of
 from ssl_sat.evaluation.classification import classification_metrics
-from ssl_sat.evaluation.packs import batches, choose_device, predict_rows
-from ssl_sat.evaluation.predict import Predictions
+from ssl_sat.evaluation.ood_sets import Context, Watched, plain_views
+from ssl_sat.evaluation.predict import Predictions, predict
 from ssl_sat.ood import DETECTORS
-from ssl_sat.ood.mc_dropout import mc_dropout
-from ssl_sat.ood.metrics import delong_difference, ood_metrics
+from ssl_sat.ood.bootstrap import bootstrap
+from ssl_sat.ood.comparisons import compare
+from ssl_sat.ood.conformal import Threshold, conformal_threshold, coverage_interval
+from ssl_sat.ood.contract import Fitted, NotApplicable
+from ssl_sat.ood.metrics import auroc, ood_metrics
+from ssl_sat.ood.sanity import misclassification, wrong_predictions
 from ssl_sat.ood.score import Scores
-from ssl_sat.ood.shortcut_probe import MIN_FIT, STATISTICS, ShortcutProbe, describe, image_statistics
-from ssl_sat.report import figures
-from ssl_sat.seeding import key
-from ssl_sat.spec import UserError
-from ssl_sat.stage import record_facts
-from ssl_sat.training import setup
-from ssl_sat.training.model_io import ModelCard, load_classifier
+from ssl_sat.ood.selective import risk_coverage, risk_coverage_with_ood
+from ssl_sat.ood.shortcut_probe import STATISTICS, ShortcutProbe, describe
+from ssl_sat.spec import ConfigError
 
-SETS = ("train", "id", "ood")
+PROBE = "shortcut_probe"
 Pair = tuple[Scores, Scores]  # of the same detector, in- and out-of-distribution
 
 
-@dataclass(frozen=True)
-class Context:
-    """What an evaluation works on: the model with its card, and a pack with rows and views for each of `SETS`."""
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Predictions of each set, scores (ID, OOD) of each detector, thresholds, and what could not be run, and why.
 
-    spec: Any
-    model: Any
-    card: ModelCard
-    packs: Mapping[str, Pack]
-    rows: Mapping[str, np.ndarray]
-    views: Mapping[str, Any]
-    device: torch.device
-    demo: bool
+    The OOD side holds reported patches alone; `validation` (ID, OOD) those that may be used to choose with. `classes`:
+    each patch's own class, ID and OOD, '' where it has none.
+    """
 
-
-def prepare(spec: Any, inputs: Mapping[str, Artifact], out: Path) -> Context:
-    """Open everything; refuse OOD data that took another way from file to pixel, or that lies in the ID set."""
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
-    device = choose_device(spec.device)
-    model, card = load_classifier(inputs["model"].path)
-    data, ood = Pack.open(inputs["data"].path), Pack.open(inputs["ood"].path)
-    _same_decode(data, ood)
-    _enough_to_fit(data)
-    packs = {"train": data, "id": data, "ood": ood}
-    rows = {
-        "train": _some(data.rows("train"), spec.max_train, spec.seed),
-        "id": _some(data.rows(spec.id_split), spec.max_id, spec.seed),
-        "ood": setup.rows_of(ood, spec.ood_split or "all"),
-    }
-    views = {
-        name: setup.views(AugmentSpec(name="none", eval=card.framing), pack, card, spec.seed)
-        for name, pack in packs.items()
-    }
-    setup.record_inputs(out, card, {"data": data, "ood": ood})
-    record_facts(out, torch_threads=torch.get_num_threads(), device=str(device))
-    demo = any(item.synthetic for item in inputs.values())
-    return Context(spec, model.to(device), card, packs, rows, views, device, demo)
+    sets: Mapping[str, Predictions]
+    scores: Mapping[str, Pair]
+    validation: Mapping[str, Pair]
+    thresholds: Mapping[str, Threshold]
+    left_out: Mapping[str, str]
+    groups: Mapping[str, NDArray[np.bool_]]
+    classes: tuple[list[str], list[str]]
+    temperature: float | None
 
 
-def _same_decode(data: Pack, ood: Pack) -> None:
-    """The pixels of both sets must have come the same way, or the way is what gets detected."""
-    if data.manifest.decode_sha256 != ood.manifest.decode_sha256:
-        mine, other = data.manifest.decode, ood.manifest.decode
-        differing = sorted(name for name in {*mine, *other} if mine.get(name) != other.get(name))
-        shown = "; ".join(f"{name}: {mine.get(name)} against {other.get(name)}" for name in differing)
-        raise UserError(
-            f"in- and out-of-distribution data were decoded differently ({shown}), which alone would tell them apart. "
-            f"Pack both with the same settings, as in ood.size_px=... and ood.recompress=..."
-        )
+def evaluate(context: Context, out: Path) -> Results:
+    """Predict every set once, fit detectors and probe on training patches, score and set thresholds.
+
+    Predictions go to `out`/predictions-<set> while they are made.
+    """
+    watched = {name: Watched(feed, context.card) for name, feed in context.feeds.items()}
+    sets = {name: _predicted(context, name, watched[name], out) for name in watched}
+    fitted, left_out = fit(context.spec.detectors, sets["train"])
+    chosen = context.validation
+    scores: dict[str, Pair] = {}
+    validation: dict[str, Pair] = {}
+    thresholds: dict[str, Threshold] = {}
+    for name, score in fitted.items():
+        try:
+            inside, outside = score(sets["id"]), score(sets["ood"])
+            if "val" in sets:
+                thresholds[name] = conformal_threshold(score(sets["val"]), context.spec.threshold.alpha)
+        except NotApplicable as reason:
+            left_out[name] = str(reason)
+            continue
+        except ConfigError as reason:
+            left_out["threshold"] = str(reason)
+        scores[name], validation[name] = (inside, _part(outside, ~chosen)), (inside, _part(outside, chosen))
+    if not scores:
+        raise NotApplicable("; ".join(left_out.values()))
+    if "val" not in sets:
+        left_out["threshold"] = "the data has no val split to set it on"
+    probe = ShortcutProbe.fit(watched["train"].statistics())
+    scores[PROBE] = (probe(watched["id"].statistics()), _part(probe(watched["ood"].statistics()), ~chosen))
+    if chosen.any():
+        sets["ood"] = sets["ood"].take(~chosen)
+    groups = {name: mask[~chosen] for name, mask in context.groups.items() if mask[~chosen].any()}
+    temperature = None
+    if "val" in sets and (known := _labelled(sets["val"])) is not None:
+        temperature = temperature_of(*known)
+    names = [[name or "" for name in context.feeds[side].class_names()] for side in ("id", "ood")]
+    classes = names[0], [name for name, used in zip(names[1], chosen, strict=True) if not used]
+    kept = validation if chosen.any() else {}
+    return Results(sets, scores, kept, thresholds, left_out, groups, classes, temperature)
 
 
-def _enough_to_fit(data: Pack) -> None:
-    """Say before the work, not after it, that the probe's covariance needs more patches."""
-    count = len(data.rows("train"))
-    if count < MIN_FIT:
-        raise UserError(
-            f"{data.folder} has {count} training patches; the shortcut probe that stands beside every result is fitted "
-            f"on at least {MIN_FIT}. Fine-tune on a larger pack."
-        )
-
-
-def _some(rows: np.ndarray, most: int | None, seed: int) -> np.ndarray:
-    """A seeded choice of at most `most` rows, in their order; None takes all."""
-    if most is None or len(rows) <= most:
-        return rows
-    generator = np.random.Generator(np.random.Philox(key=key(seed, "ood-rows")))
-    return np.sort(generator.permutation(rows)[:most])
-
-
-def predict_sets(context: Context) -> dict[str, Predictions]:
-    """One pass over each set, and the dropout passes over those that are scored."""
-    needs_mc = any(DETECTORS.build(spec).needs == "mc" for spec in context.spec.detectors)
-    found = {}
-    for name in SETS:
-        pack, rows, views = context.packs[name], context.rows[name], context.views[name]
-        labelled = pack if name != "ood" else None
-        predictions = predict_rows(
-            context.model, views, pack, rows, split={"id": context.spec.id_split}.get(name, name),
-            classes=context.card.classes, batch_size=context.spec.batch_size, device=context.device,
-        )  # fmt: skip
-        if labelled is None:
-            predictions = _unlabelled(predictions)
-        if needs_mc and name != "train":
-            pairs = ((x, r) for x, r, _ in batches(pack, rows, views.center, context.spec.batch_size, context.device))
-            mc = mc_dropout(context.model, pairs, context.spec.mc.passes, context.spec.mc.seed, context.device)
-            predictions = predictions.with_mc(mc)
-        found[name] = predictions
+def _predicted(context: Context, name: str, batches: Any, out: Path) -> Predictions:
+    """One pass over a set, with dropout passes where it is scored; and one of every other member of an ensemble."""
+    feed, spec = context.feeds[name], context.spec
+    scored = name != "train"
+    found = predict(
+        context.model, batches, context.device, **_labels(context, name), ids=feed.pack.ids,
+        mc=spec.mc if scored and "mc" in needs(spec.detectors) else None, store=out / f"predictions-{name}",
+    )  # fmt: skip
+    if not (scored and context.members):
+        return found
+    others = []
+    for model, card in context.members:
+        own = replace(feed, views=plain_views(feed.pack, card, spec.seed))
+        others.append(predict(model, own, context.device, **_labels(context, name), ids=feed.pack.ids))
+    found = found.with_members(others)
+    found.save(out / f"predictions-{name}")
     return found
 
 
-def _unlabelled(predictions: Predictions) -> Predictions:
-    """OOD patches have no label among the model's classes, whatever their own folders are called."""
-    from dataclasses import replace
-
-    return replace(predictions, labels_N=np.full(len(predictions), -1, np.int64))
-
-
-def score_sets(context: Context, sets: Mapping[str, Predictions]) -> dict[str, Pair]:
-    """Scores of every detector and of the shortcut probe, in- and out-of-distribution."""
-    scores = {}
-    for spec in context.spec.detectors:
-        fitted = DETECTORS.build(spec).fit(sets["train"])
-        scores[spec.name] = (fitted(sets["id"]), fitted(sets["ood"]))
-    statistics = {name: _statistics(context, name) for name in SETS}
-    probe = ShortcutProbe.fit(statistics["train"])
-    scores["shortcut_probe"] = (probe(statistics["id"]), probe(statistics["ood"]))
-    return scores
+def _labels(context: Context, name: str) -> dict[str, Any]:
+    """What predictions of a set are called."""
+    split = name if name != "id" else context.spec.id_split if context.spec.id_split in ("val", "test") else "test"
+    source = context.feeds[name].pack.manifest.source
+    return {"dataset": source, "split": split, "classes": context.card.classes or ()}
 
 
-def _statistics(context: Context, name: str) -> np.ndarray:
-    """The probe's statistics of a set, from values before normalisation."""
-    mean, std = (torch.tensor(v, device=context.device) for v in context.card.normalisation.of(context.card.bands))
-    parts = []
-    for x_NCHW, _, _ in batches(
-        context.packs[name], context.rows[name], context.views[name].center, context.spec.batch_size, context.device
-    ):
-        values_NCHW = x_NCHW.float() * std[:, None, None] + mean[:, None, None]
-        parts.append(image_statistics(values_NCHW, context.card.bands).cpu().numpy())
-    return np.concatenate(parts)
+def needs(detectors: Sequence[Any]) -> set[str]:
+    """What the detectors read of the predictions: features, logits, last, mc, members."""
+    return {DETECTORS.build(spec).needs for spec in detectors}
 
 
-def measure(scores: Mapping[str, Pair]) -> dict[str, Any]:
-    """Metrics of every detector, each with its gain in AUROC over the shortcut probe and the gain's interval."""
+def fit(detectors: Sequence[Any], train: Predictions) -> tuple[dict[str, Fitted], dict[str, str]]:
+    """Fit every detector on training predictions; of those that the model does not allow, say why."""
+    fitted: dict[str, Fitted] = {}
+    left_out: dict[str, str] = {}
+    for spec in detectors:
+        try:
+            fitted[spec.name] = DETECTORS.build(spec).fit(train)
+        except NotApplicable as reason:
+            left_out[spec.name] = str(reason)
+    return fitted, left_out
+
+
+def _part(scores: Scores, mask_N: NDArray[np.bool_]) -> Scores:
+    return scores if mask_N.all() else replace(scores, values=scores.values[mask_N])
+
+
+def _labelled(predictions: Predictions) -> tuple[NDArray[np.float32], NDArray[Any]] | None:
+    """Logits and labels of the samples that have one class; None where there are none."""
+    labels_N = np.asarray(predictions.labels_N)
+    if labels_N.ndim != 1 or not (labels_N >= 0).any():
+        return None
+    return predictions.logits_NK[labels_N >= 0], labels_N[labels_N >= 0]
+
+
+def measure(results: Results, spec: Any) -> dict[str, Any]:
+    """Metrics of every detector, over all OOD patches and over each group, with the gain over the shortcut probe."""
+    metrics = _measured(results, results.scores, "", spec)
+    for group, mask_N in results.groups.items():
+        if mask_N.sum() >= 2:
+            pairs = {name: (inside, _part(outside, mask_N)) for name, (inside, outside) in results.scores.items()}
+            metrics |= _measured(results, pairs, f"@{group}", spec)
+    for name, threshold in results.thresholds.items():
+        inside, outside = results.scores[name]
+        metrics[f"{name}_threshold"] = threshold.value
+        metrics[f"{name}_id_accepted"] = float(threshold.accepts(inside).mean())
+        metrics[f"{name}_ood_rejected"] = float(1 - threshold.accepts(outside).mean())
+    passes = results.sets["id"].mc.passes if results.sets["id"].mc else None
+    metrics |= {f"{own.name}_passes": passes for own in spec.detectors if passes and "mc" in needs([own])}
+    if results.validation:
+        metrics["chosen_detector"] = chosen_detector(results)
+    return metrics | _selective(results)
+
+
+def _measured(results: Results, scores: Mapping[str, Pair], suffix: str, spec: Any) -> dict[str, Any]:
+    """Metrics of each detector; AUROC and gain by DeLong, the other intervals by resampling whole classes."""
+    gains = {found.first: found for found in compare(scores, against=PROBE)}
     metrics: dict[str, Any] = {}
-    probe = scores["shortcut_probe"]
     for name, pair in scores.items():
-        metrics |= {f"{name}_{metric}": value for metric, value in ood_metrics(*pair).items()}
-        if name != "shortcut_probe":
-            gain, p_value = delong_difference(pair, probe)
-            metrics |= {
-                f"{name}_gain_over_probe": gain.value,
-                f"{name}_gain_over_probe_low": gain.low,
-                f"{name}_gain_over_probe_high": gain.high,
-                f"{name}_gain_over_probe_p": p_value,
+        own: dict[str, Any] = dict(ood_metrics(*pair))
+        if spec.bootstrap and not suffix:
+            own |= _resampled(results, pair, spec)
+        if name in gains:
+            gain = gains[name]
+            own |= {
+                "gain_over_probe": gain.difference.value,
+                "gain_over_probe_low": gain.difference.low,
+                "gain_over_probe_high": gain.difference.high,
+                "gain_over_probe_p": gain.p,
+                "gain_over_probe_p_holm": gain.p_holm,
+                "gain_over_probe_detectable": gain.smallest,
             }
+        metrics |= {f"{name}{suffix}_{metric}": value for metric, value in own.items()}
     return metrics
 
 
-def facts(context: Context, sets: Mapping[str, Predictions]) -> dict[str, Any]:
+def _resampled(results: Results, pair: Pair, spec: Any) -> dict[str, float]:
+    """Intervals of the metrics that DeLong does not cover: whole classes are drawn where there are several."""
+    clusters = [np.array(names) if len(set(names)) > 1 else None for names in results.classes]
+    found = bootstrap(
+        [pair], id_clusters_n=clusters[0], ood_clusters_m=clusters[1], replicates=spec.bootstrap, seed=spec.seed
+    )
+    return {f"{name}_{end}": getattr(interval, end) for name, interval in found.items() if name != "auroc"
+            for end in ("low", "high")}  # fmt: skip
+
+
+def _selective(results: Results) -> dict[str, Any]:
+    """What needs to know which ID predictions are wrong: risk over coverage, and wrong ones outranking right ones."""
+    labels_N = np.asarray(results.sets["id"].labels_N)
+    if labels_N.ndim != 1 or not (labels_N >= 0).all():
+        return {}
+    wrong_N = wrong_predictions(results.sets["id"].logits_NK, labels_N)
+    metrics: dict[str, Any] = {}
+    for name, (inside, outside) in results.scores.items():
+        if name == PROBE:
+            continue
+        alone, together = risk_coverage(inside, wrong_N), risk_coverage_with_ood(inside, outside, wrong_N)
+        sanity = misclassification(inside, wrong_N)
+        metrics |= {
+            f"{name}_aurc": alone.aurc,
+            f"{name}_e_aurc": alone.e_aurc,
+            f"{name}_aurc_with_ood": together.aurc,
+            f"{name}_finds_wrong": sanity.auroc.value if sanity.auroc else None,
+            f"{name}_finds_wrong_verdict": sanity.verdict,
+        }
+    return metrics
+
+
+def chosen_detector(results: Results) -> str:
+    """The detector of the largest AUROC on the OOD patches of the validation classes, which are reported nowhere."""
+    return max(results.validation, key=lambda name: auroc(*results.validation[name]))
+
+
+def deployed_detector(spec: Any, results: Results) -> str | None:
+    """The detector whose threshold `score` uses: the one asked for, the one chosen on validation, or the first."""
+    if not results.thresholds:
+        return None
+    if spec.threshold.detector in results.thresholds:
+        return spec.threshold.detector
+    return chosen_detector(results) if results.validation else next(iter(results.thresholds))
+
+
+def facts(context: Context, results: Results) -> dict[str, Any]:
     """What the numbers were measured on."""
-    known = sets["id"].labels_N >= 0
-    logits, labels = sets["id"].logits_NK[known], sets["id"].labels_N[known]
+    sets, spec, pack = results.sets, context.spec, context.feeds["id"].pack
     mc = sets["id"].mc
-    return {
-        "id_accuracy": classification_metrics(logits, labels, sets["id"].classes)["accuracy"],
-        "id_data": context.packs["id"].manifest.source,
-        "ood_data": context.packs["ood"].manifest.source,
+    id_name, ood_name = context.names
+    found = {
+        "tier": spec.tier,
+        "id_data": pack.manifest.source,
+        "ood_data": context.feeds["ood"].pack.manifest.source,
+        "id_name": id_name,
+        "ood_name": ood_name,
         "n_id": len(sets["id"]),
         "n_ood": len(sets["ood"]),
+        "n_ood_validation": int(context.validation.sum()),
+        "n_ood_identical_left_out": context.identical,
         "n_train_fit": len(sets["train"]),
+        "n_calibration": len(sets["val"]) if "val" in sets else 0,
         "mc_passes": mc.passes if mc else 0,
         "mc_seed": mc.seed if mc else 0,
         "bands": ",".join(context.card.bands),
-        "decode_sha256": context.packs["id"].manifest.decode_sha256,
+        "decode_sha256": pack.manifest.decode_sha256,
+        "decode": ", ".join(f"{name}={value}" for name, value in sorted(pack.manifest.decode.items())),
         "probe_bands": describe(context.card.bands),
         "probe_statistics": len(STATISTICS),
+        "alpha": spec.threshold.alpha,
+        "deployed_detector": deployed_detector(spec, results),
+        **{f"{name}_left_out": reason for name, reason in results.left_out.items()},
     }
-
-
-def store(out: Path, context: Context, sets: Mapping[str, Predictions], scores: Mapping[str, Pair]) -> None:
-    """Write predictions (for every later reader) and one row of scores a sample."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     for name in ("id", "ood"):
-        sets[name].save(out / f"predictions-{name}")
-    columns: dict[str, Any] = {
-        "id": [*sets["id"].ids, *sets["ood"].ids],
-        "set": ["id"] * len(sets["id"]) + ["ood"] * len(sets["ood"]),
-        "class": [*_class_names(context, "id"), *_class_names(context, "ood")],
-    }
-    for name, (inside, outside) in scores.items():
-        columns[name] = np.concatenate([inside.values, outside.values])
-    pq.write_table(pa.table(columns), out / "scores.parquet")
-
-
-def _class_names(context: Context, name: str) -> list[str | None]:
-    """Each row's own class name in its own data set; None where it has none."""
-    pack = context.packs[name]
-    if pack.manifest.label_kind != "single":
-        return [None] * len(context.rows[name])
-    return [pack.classes[label] if label >= 0 else None for label in pack.labels[context.rows[name]]]
-
-
-def draw(out: Path, context: Context, scores: Mapping[str, Pair]) -> None:
-    """A histogram of every score and the ROC curves, as PNG and PDF."""
-    inside_name, outside_name = (context.packs[name].manifest.source for name in ("id", "ood"))
-    title = f"{inside_name} ({context.spec.id_split}) against {outside_name}"
-    for name, (inside, outside) in scores.items():
-        label = f"{name.replace('_', ' ')}: {title}"
-        histogram = figures.score_histograms(inside, outside, title=label, demo=context.demo)
-        figures.save(histogram, out / f"scores_{name}")
-    figures.save(figures.roc_curves(scores, title=title, demo=context.demo), out / "roc")
+        if (known := _labelled(sets[name])) is not None:
+            found[f"{name}_accuracy"] = classification_metrics(*known, sets[name].classes)["accuracy"]
+    if results.temperature is not None:
+        found["temperature"] = results.temperature
+    if results.thresholds:
+        some = next(iter(results.thresholds.values()))
+        found["id_accepted_at_least"] = some.rank / (len(some.calibration_n) + 1)
+        low, high = coverage_interval(len(some.calibration_n), some.rank)
+        found |= {"id_accepted_low": low, "id_accepted_high": high}
+    return found

@@ -16,6 +16,8 @@ _BUILT_IN = {
     "ood_eval": "ssl_sat.ood_eval:OOD_EVAL",
     "umap_report": "ssl_sat.umap_report:UMAP_REPORT",
     "embed": "ssl_sat.embed:EMBED",
+    "score": "ssl_sat.score:SCORE",
+    "shift_eval": "ssl_sat.shift_eval:SHIFT_EVAL",
 }
 
 

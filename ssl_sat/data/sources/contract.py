@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,6 +82,11 @@ class Facts:
     def bands(self) -> tuple[str, ...]:
         """Names of all bands, group after group."""
         return tuple(name for group in self.groups for name in group.bands)
+
+
+def decode_digest(decode: Mapping[str, str | int | None]) -> str:
+    """The sha256 by which two data sets are said to have come the same way from file to record."""
+    return hashlib.sha256(json.dumps(dict(decode), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

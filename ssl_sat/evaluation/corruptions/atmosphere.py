@@ -44,7 +44,9 @@ def cloud(spec: CloudSpec) -> Corruption:
 
         def change(x_NCHW: Tensor, at: int) -> Tensor:
             bands = scene.bands[at]
-            a, s = (F.adaptive_avg_pool2d(f[:, None], x_NCHW.shape[2:]) for f in (opacity_NHW, shadow_NHW))
+            a, s = (
+                F.adaptive_avg_pool2d(f[:, None], (x_NCHW.shape[2], x_NCHW.shape[3])) for f in (opacity_NHW, shadow_NHW)
+            )
             shaded = x_NCHW * (1 - s * (1 - _column(diffuse_share(bands), x_NCHW)))
             return (1 - a) * shaded + a * _column(cloud_reflectance(bands), x_NCHW)
 
