@@ -1,3 +1,3 @@
 """Benchmarks: every figure is a ratio measured side by side in one run. `make bench`, or `python -m benchmarks`."""
 
-BENCHMARKS = ("loading", "views", "loss", "step", "disk_to_views")  # cheap to list: nothing is imported here
+BENCHMARKS = ("loading", "views", "loss", "step", "disk_to_views", "ood")  # cheap to list: nothing is imported here

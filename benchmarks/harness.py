@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 VERSIONS = (
     "ssl-sat", "torch", "torchvision", "numpy", "numba", "timm", "rasterio", "lightly", "torchgeo", "kornia", "lmdb",
-    "safetensors", "pytorch-lightning",
+    "safetensors", "pytorch-lightning", "pytorch-ood", "scikit-learn", "scipy",
 )  # fmt: skip
 
 

@@ -17,8 +17,14 @@ from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 from scipy.linalg.blas import dsyrk
 
+from ssl_sat.spec import UserError
+
 Array = NDArray[np.float64]
 _CHUNK = 2048  # rows
+
+
+class SingularCovariance(UserError, ValueError):
+    """A covariance without an inverse: too few samples for so many features, or features that do not vary."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +120,9 @@ def factor(scatter_DD: Array, count: int, shrinkage: float) -> Array:
     try:
         return cholesky(covariance_DD, lower=True, overwrite_a=True)
     except np.linalg.LinAlgError as error:
-        raise ValueError(
-            f"covariance of {count} samples of {len(covariance_DD)} features is singular; shrinkage {shrinkage} is too"
-            " small"
+        raise SingularCovariance(
+            f"covariance of {count} samples of {len(covariance_DD)} features is singular;"
+            f" detector.shrinkage={shrinkage} is too small"
         ) from error
 
 

@@ -8,6 +8,7 @@ from sklearn import metrics as oracle
 
 from ssl_sat.ood import metrics
 from ssl_sat.ood.score import Scores
+from ssl_sat.spec import UserError
 
 CASES = {
     "separable": lambda rng: (rng.normal(0, 1, 80), rng.normal(9, 1, 60)),
@@ -126,8 +127,42 @@ def test_bare_arrays_and_mixed_detectors_are_refused() -> None:
             getattr(metrics, name)(array, array)
     with pytest.raises(ValueError, match=r"'a'.*'b'"):
         metrics.auroc(scores, Scores("b", np.zeros(3)))
-    with pytest.raises(ValueError, match="no scores"):
-        metrics.auroc(scores, Scores("a", np.zeros(0)))
+
+
+@pytest.mark.parametrize(
+    "name", ["auroc", "aupr_in", "fpr_ood_at_95tpr_id", "detection_error", "delong", "ood_metrics"]
+)
+def test_one_kind_of_sample_alone_is_a_user_error(name: str) -> None:
+    some, none = Scores("a", np.zeros(3)), Scores("a", np.zeros(0))
+    with pytest.raises(UserError, match="no scores of 'a' for out-of-distribution samples; a comparison needs both"):
+        getattr(metrics, name)(some, none)
+    with pytest.raises(UserError, match="no scores of 'a' for in-distribution samples"):
+        getattr(metrics, name)(none, some)
+    with pytest.raises(UserError, match="at least 2 samples on each side, there are 3 ID and 1 OOD"):
+        metrics.ood_metrics(some, Scores("a", np.zeros(1)))
+
+
+def test_scores_that_are_not_numbers_are_a_user_error() -> None:
+    with pytest.raises(UserError, match=r"scores of 'a': 1 of 3 are not finite, the first at position 1 \(nan\)"):
+        Scores("a", np.array([0.0, np.nan, 1.0]))
+
+
+def test_precision_and_recall_equal_scikit_learn(pair: tuple[Scores, Scores]) -> None:
+    truth, values = joined(pair)
+    precision, recall, _ = oracle.precision_recall_curve(truth, values)
+    own_recall, own_precision = metrics.precision_recall_curve(*pair)
+    np.testing.assert_allclose(own_recall, recall[:-1][::-1], atol=1e-14)
+    np.testing.assert_allclose(own_precision, precision[:-1][::-1], atol=1e-14)
+
+
+def test_orientation_is_suspect_from_three_standard_errors_on() -> None:
+    """At AUROC + 3 SE just under and just over .5, by moving one sample."""
+    for shift in np.linspace(0.2, 0.8, 13):
+        rng = np.random.default_rng(1)
+        pair = Scores("d", rng.normal(shift, 1, 60)), Scores("d", rng.normal(0, 1, 60))
+        found = metrics.delong(*pair)
+        assert (metrics.orientation(*pair) == metrics.SUSPECT_ORIENTATION) == (found.value + 3 * found.se < 0.5)
+        assert metrics.ood_metrics(*pair)["orientation"] == metrics.orientation(*pair)
 
 
 def test_smallest_difference_is_that_of_a_two_sided_z_test() -> None:

@@ -162,7 +162,7 @@ def test_what_comes_before_the_dropout_is_computed_once() -> None:
         mc_dropout(model, [(X, ROWS)], passes=10, seed=0)
     first, second = (7, torch.Size([64, 3, 3, 3])), (7, torch.Size([128, 64, 3, 3]))
     assert calls.rows[first] == 1 + 1  # the plain pass, the comparison
-    assert calls.rows[second] == 1 + 1 + 1 + 10  # these, pass 0 of the comparison, the passes
+    assert calls.rows[second] == 1 + 1 + 10  # these, and the passes
 
 
 def test_a_head_takes_many_passes_in_a_call_and_the_trunk_runs_once() -> None:
