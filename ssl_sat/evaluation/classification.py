@@ -23,7 +23,7 @@ def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, 
     z, p = float(norm.ppf(0.5 + level / 2)), hits / count
     centre = (p + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    return 0.0 if hits == 0 else float(centre - half), 1.0 if hits == count else float(centre + half)
 
 
 def newcombe_interval(hits: tuple[int, int], counts: tuple[int, int], level: float = 0.95) -> tuple[float, float]:

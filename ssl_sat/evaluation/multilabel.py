@@ -18,6 +18,7 @@ from ssl_sat.evaluation.classification import adaptive_ece, ece
 
 Array = NDArray[np.float64]
 RESAMPLES = 200
+LEAST = 30  # patches of which resamples are drawn: of fewer, most lack classes, and their means are of other classes
 _CELLS = 2**22  # weights held at once
 
 
@@ -109,8 +110,9 @@ def multilabel_metrics(
     """All metrics of multi-label classification, flat; a class is predicted where its probability is above 1/2.
 
     map_macro and macro_f1 are means over the classes with a positive sample, `classes_present` of them; without any
-    there is no average precision. brier is the mean squared error of a probability (0 to 1), ece and adaptive_ece are
-    over all pairs of sample and class. Raises ValueError where no label is positive.
+    there is no average precision. bootstrap: intervals of both means, from `LEAST` samples on. brier is the mean
+    squared error of a probability (0 to 1), ece and adaptive_ece are over all pairs of sample and class. Raises
+    ValueError where no label is positive.
     """
     truth_NK, logits_NK = np.asarray(labels_NK) > 0.5, np.asarray(logits_NK, dtype=np.float64)
     if truth_NK.shape != (len(logits_NK), len(classes)) or not truth_NK.any():
@@ -129,7 +131,7 @@ def multilabel_metrics(
         "micro_f1": _micro_f1(logits_NK > 0, truth_NK),
         **calibration_of(logits_NK, truth_NK, p),
     }
-    found |= intervals(logits_NK, truth_NK) if bootstrap else {}
+    found |= intervals(logits_NK, truth_NK) if bootstrap and len(truth_NK) >= LEAST else {}
     for k, name in enumerate(classes):
         if present_K[k]:
             found |= {f"ap/{name}": float(ap_K[k]), f"f1/{name}": float(by_class["f1"][k])}

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from textwrap import shorten
+from textwrap import shorten, wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,7 +47,8 @@ def class_dots(
     axes.grid(axis="both", color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    axes.set_title(title, loc="left", fontsize=10)
+    figure.suptitle("\n".join(wrap(title, 95)), fontsize=9)
+    axes.tick_params(axis="x", labelsize=8)
     _bare(axes)
     return _stamped(figure, demo)
 
@@ -72,7 +73,7 @@ def reliability(
         grid[1, column].bar(
             edges[:-1], share / len(confidence_N), width=1 / bins, align="edge", color="#88CCEE", edgecolor="white"
         )
-        grid[1, column].set(xlabel=xlabel, ylim=(0, 1))
+        grid[1, column].set(xlabel=xlabel)
         _bare(grid[0, column])
         _bare(grid[1, column])
     grid[0, 0].set_ylabel(ylabel)
@@ -107,7 +108,8 @@ def mistakes(
     """Patches with what they are, what they were taken for, and how surely: (true, predicted, confidence)."""
     rows = max(1, -(-len(pictures_MSS3) // columns))
     columns = min(columns, max(1, len(pictures_MSS3)))
-    figure = _figure(max(1.55 * columns, 4.5), 2.05 * rows + 0.6)
+    figure = _figure(max(1.55 * columns, 4.5), 2.02 * rows + 0.4)
+    figure.get_layout_engine().set(h_pad=0.02, hspace=0.02)  # type: ignore[union-attr, call-arg]
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, picture, (true, said, sure) in zip(grid, pictures_MSS3, captions, strict=False):
         axes.imshow(picture, vmin=0, vmax=1, interpolation="nearest")

@@ -158,6 +158,7 @@ def training_curves(
             axes.axhline(floors[quantity], color="#999999", linestyle=":", linewidth=1, label="floor")
         axes.set(xlabel=xlabel, ylabel=_plain(quantity))
         axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4), useMathText=True)
         if len(lines) > 1 or (floors and quantity in floors):
             axes.legend(frameon=False)
         _bare(axes)

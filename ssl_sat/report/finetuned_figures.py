@@ -52,7 +52,7 @@ def classes(out: Path, rows: Sequence[Mapping[str, Any]], test: Predictions, met
     """`per_class`: recall and precision, or average precision, recall and precision."""
 
     def column(name: str) -> NDArray[np.float64]:
-        return np.array([np.nan if row[name] is None else row[name] for row in rows], np.float64)
+        return np.array([row[name] if row["support"] and row[name] is not None else np.nan for row in rows], np.float64)
 
     shown = {"recall": column("recall"), "precision": column("precision")}
     ends: NDArray[np.float64] | None = np.stack([column("recall_low"), column("recall_high")])

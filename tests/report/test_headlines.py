@@ -17,7 +17,8 @@ def test_test_results_with_intervals_gap_and_probes() -> None:
         "normalisation: train split of x",
         "val accuracy 0.9000 [0.8800, 0.9200], n = 900",
         "test accuracy 0.8000 [0.7500, 0.8400], n = 300",
-        "test macro F1 0.7900; nll 0.6000 -> 0.5000; brier 0.3000 -> 0.2800; ece 0.1000 -> 0.0200; at temperature 1.500",
+        "test macro F1 0.7900; nll 0.6000 -> 0.5000; brier 0.3000 -> 0.2800; ece 0.1000 -> 0.0200; "
+        "at temperature 1.500",
         "train - val accuracy, seen alike: +0.1000 [+0.0600, +0.1400], over-fitting",
         "knn accuracy of the encoder's features: 0.7000, before 0.4000",
     ]
