@@ -15,6 +15,7 @@ import ssl_sat
 from ssl_sat import provenance
 from ssl_sat.artifact import write_json
 from ssl_sat.graph.collect import Finished, Spread, collect, flat_metrics, group_of, model_card, over_seeds
+from ssl_sat.graph.ood import write_ood
 from ssl_sat.graph.plan import Plan
 from ssl_sat.graph.pretraining import MEASURES, as_markdown, pretraining_rows
 from ssl_sat.report.html import Page
@@ -24,7 +25,13 @@ _ACCURACY = ("test_accuracy", "test_macro_f1", "test_nll", "test_ece")
 _OOD = ("gain_over_probe", "aupr_out", "fpr_id_at_95tpr_ood", "orientation")
 _MOST_BANDS = 4  # named in a narrow cell; more are counted
 _MOST_FIGURES = 40
-_CODE = ("ssl_sat.graph.report", "ssl_sat.graph.collect", "ssl_sat.graph.pretraining", "ssl_sat.report.html")
+_CODE = (
+    "ssl_sat.graph.report",
+    "ssl_sat.graph.collect",
+    "ssl_sat.graph.ood",
+    "ssl_sat.graph.pretraining",
+    "ssl_sat.report.html",
+)
 
 
 def write_report(plan: Plan) -> Path:
@@ -39,7 +46,8 @@ def write_report(plan: Plan) -> Path:
     write_json(folder / "metrics.json", flat_metrics(plan, items))
     if rows := pretraining_rows(items):
         (folder / "pretraining.md").write_text(as_markdown(rows))
-    build_page(plan, items).write(page)
+    chosen = write_ood(folder, items, plan.name, plan.demo or any(n.synthetic for n in plan.nodes))
+    build_page(plan, items, folder, chosen).write(page)
     made_of.parent.mkdir(parents=True, exist_ok=True)
     write_json(made_of, {"digest": digest})
     return page
@@ -54,8 +62,8 @@ def _recorded(path: Path) -> str | None:
     return json.loads(path.read_text())["digest"] if path.is_file() else None
 
 
-def build_page(plan: Plan, items: Sequence[Finished]) -> Page:
-    """Put the page together: numbers first, where they come from after."""
+def build_page(plan: Plan, items: Sequence[Finished], folder: Path = Path(), chosen: Sequence[str] = ()) -> Page:
+    """Put the page together: numbers first, where they come from after. folder: that of `write_ood`."""
     page = Page(f"Experiment {plan.name}", plan.question, demo=plan.demo or any(n.synthetic for n in plan.nodes))
     if len(items) < len(plan.nodes):
         page.warning(f"Unfinished: {len(items)} of {len(plan.nodes)} nodes are done; the tables hold those alone.")
@@ -63,6 +71,7 @@ def build_page(plan: Plan, items: Sequence[Finished]) -> Page:
         page.warning(f"{name}: {WeightsAbsent.row} ({reason})")
     _accuracy(page, items)
     _pretraining(page, items)
+    _near_ood(page, folder, chosen)
     _ood(page, items)
     _figures(page, items)
     _nodes(page, plan)
@@ -121,12 +130,12 @@ def _ood(page: Page, items: Sequence[Finished]) -> None:
     for item in items:
         detectors = [name.removesuffix("_auroc") for name in item.metrics if name.endswith("_auroc")]
         measured += [item] if detectors else []
-        for detector in sorted(detectors, key=lambda name: (name == "shortcut_probe", name)):
+        for detector in sorted(detectors, key=lambda name: (name.startswith("shortcut_probe"), name)):
             low, value, high = (item.metrics[f"{detector}_auroc{end}"] for end in ("_low", "", "_high"))
             measures: dict[str, Any] = {"AUROC": f"{value:.4f} [{low:.4f}, {high:.4f}]"}
             measures |= {name.replace("_", " "): item.metrics.get(f"{detector}_{name}") for name in _OOD}
-            sets = {"n ID": item.metrics.get("n_id"), "n OOD": item.metrics.get("n_ood")}
-            about = {**_origin(item, by_id, brief=True), "detector": detector.replace("_", " ")}
+            sets = {"n ID": item.metrics.get("n_id"), "n OOD": item.metrics.get(f"{detector}_n_ood")}
+            about = {**_origin(item, by_id, brief=True), "detector": _shown(detector)}
             rows.append({**about, **sets, **measures, "fingerprint": item.short})
     if not rows:
         return
@@ -140,6 +149,23 @@ def _ood(page: Page, items: Sequence[Finished]) -> None:
         {name for item in measured for name in item.metrics if name.endswith(("_auroc", "_gain_over_probe"))}
     )
     _spreads(page, measured, names)
+
+
+def _shown(detector: str) -> str:
+    """`msp@novel` as it is read."""
+    name, _, part = detector.replace("_", " ").partition("@")
+    return f"{name} (OOD part: {part})" if part else name
+
+
+def _near_ood(page: Page, folder: Path, chosen: Sequence[str]) -> None:
+    """Classes held out in turn: the figures and lines of `write_ood`, which also wrote the tables."""
+    if not chosen:
+        return
+    page.heading("Near-OOD: each class held out in turn", new_page=True)
+    for line in chosen:
+        page.text(line)
+    for path in sorted(folder.glob("near_ood*.png")):
+        page.image(path, alt=path.stem, caption="AUROC of each detector for each held-out class (near_ood.csv)")
 
 
 def _spreads(page: Page, items: Sequence[Finished], metrics: Sequence[str]) -> None:

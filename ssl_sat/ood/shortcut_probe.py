@@ -80,15 +80,20 @@ def image_statistics(x_NCHW: Tensor, bands: Sequence[str]) -> Tensor:
     dy_N = y_NHW.diff(dim=1).abs().mean(dim=(1, 2))
     statistics = [
         *rgb_N3HW.mean(dim=(2, 3)).unbind(1),
-        *rgb_N3HW.std(dim=(2, 3), correction=0).unbind(1),
+        *_std(rgb_N3HW.flatten(2)).unbind(1),
         (dx_N + _FLOOR).log(),
         (dy_N + _FLOOR).log(),
-        (_laplacian(y_NHW).flatten(1).var(dim=1, correction=0) + _FLOOR**2).log(),
+        (_std(_laplacian(y_NHW).flatten(1)).square() + _FLOOR**2).log(),
         _high_frequency_share(y_NHW).log(),
         chroma_NP.mean(dim=1),
-        chroma_NP.std(dim=1, correction=0),
+        _std(chroma_NP),
     ]
     return torch.stack(statistics, dim=1)
+
+
+def _std(x_NP: Tensor) -> Tensor:
+    """Standard deviation over the last axis, in two sweeps: torch's own takes three times as long."""
+    return (x_NP - x_NP.mean(dim=-1, keepdim=True)).square_().mean(dim=-1).sqrt()
 
 
 def _laplacian(y_NHW: Tensor) -> Tensor:
@@ -97,13 +102,16 @@ def _laplacian(y_NHW: Tensor) -> Tensor:
 
 
 def _high_frequency_share(y_NHW: Tensor) -> Tensor:
+    """From half of the spectrum, the rest being its mirror image: columns between 0 and Nyquist count twice."""
     height, width = y_NHW.shape[1:]
-    power_NHW = torch.fft.fft2(y_NHW - y_NHW.mean(dim=(1, 2), keepdim=True)).abs().square()
+    half_NHV = torch.view_as_real(torch.fft.rfft2(y_NHW - y_NHW.mean(dim=(1, 2), keepdim=True)))
+    power_NHV = half_NHV.square().sum(dim=3)
+    power_NHV[:, :, 1 : (width + 1) // 2] *= 2
     fy_H = torch.fft.fftfreq(height, dtype=torch.float64, device=y_NHW.device)
-    fx_W = torch.fft.fftfreq(width, dtype=torch.float64, device=y_NHW.device)
-    high_HW = (fy_H[:, None].square() + fx_W[None, :].square()).sqrt() > 0.25
+    fx_V = torch.fft.rfftfreq(width, dtype=torch.float64, device=y_NHW.device)
+    high_HV = (fy_H[:, None].square() + fx_V[None, :].square()).sqrt() > 0.25
     floor = (height * width) ** 2 * _FLOOR**2
-    return (power_NHW[:, high_HW].sum(dim=1) + floor) / (power_NHW.sum(dim=(1, 2)) + floor)
+    return (power_NHV[:, high_HV].sum(dim=1) + floor) / (power_NHV.sum(dim=(1, 2)) + floor)
 
 
 @dataclass(frozen=True, eq=False)

@@ -274,3 +274,27 @@ def _legend(figure: Figure, axes: Axes, head: str, pairs: Pairs) -> None:
         *axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=size, title=head,
         title_fontsize=size, alignment="left",
     )  # fmt: skip
+
+
+def near_ood(areas: Mapping[str, Mapping[str, float]], *, title: str = "", demo: bool = False) -> Figure:
+    """AUROC as a grid: a row a detector by falling mean (the probe last), a column a held-out class, then the mean."""
+    means = {name: float(np.mean(list(values.values()))) for name, values in areas.items()}
+    names = sorted(areas, key=lambda name: (name == _PROBE, -means[name]))
+    classes = list(next(iter(areas.values())))
+    grid = np.array([[*(areas[name][cls] for cls in classes), means[name]] for name in names])
+    figure = _figure(0.62 * (len(classes) + 1) + 3.2, 0.36 * len(names) + 2.2)
+    axes = figure.subplots()
+    lowest = min(0.5, float(grid.min()))
+    image = axes.imshow(grid, cmap="cividis", vmin=lowest, vmax=1, aspect="auto")
+    middle = (lowest + 1) / 2
+    for row, column in np.ndindex(*grid.shape):
+        colour = "black" if grid[row, column] > middle else "white"
+        axes.text(column, row, f"{grid[row, column]:.2f}", ha="center", va="center", color=colour, fontsize=8)
+    axes.axvline(len(classes) - 0.5, color="white", linewidth=3)
+    if names[-1] == _PROBE:
+        axes.axhline(len(names) - 1.5, color="white", linewidth=3)
+    axes.set_xticks(range(len(classes) + 1), [*classes, "mean"], rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), [_plain(name) for name in names])
+    axes.set(xlabel="held-out class", title=title)
+    figure.colorbar(image, ax=axes, fraction=0.05, label="AUROC")
+    return _stamped(figure, demo)

@@ -1,0 +1,91 @@
+"""Seeds joined, held-out classes averaged: against plain numbers from the stored scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import t
+from sklearn.metrics import roc_auc_score
+
+from ssl_sat.graph.collect import Finished
+from ssl_sat.graph.ood import chosen_line, joined, near_ood, near_rows, write_ood
+from ssl_sat.graph.plan import Node
+from ssl_sat.report.tables import Estimate
+
+CLASSES = ("Crop", "Forest", "Lake", "River")
+SHIFT = {"Crop": 2.0, "Forest": 1.0, "Lake": 1.5, "River": 0.5}
+
+
+def node(name: str, stage: str, folder: Path, config: dict, **needs: str) -> Node:
+    variables = {"seed": name[-1], "held_out": name.split("-")[1]}
+    return Node(
+        name, name.split("-")[0], stage, variables, [], needs, str(folder), "ab" * 32, {}, False, "done", config
+    )
+
+
+def evaluation(folder: Path, cls: str, seed: int) -> list[Finished]:
+    model = node(f"finetune-{cls}-seed{seed}", "finetune", folder, {"held_out": [cls]})
+    own = node(f"ood_eval-{cls}-seed{seed}", "ood_eval", folder / f"{cls}{seed}", {"tier": "held_out"}, model=model.id)
+    rng = np.random.default_rng([seed, *cls.encode()])
+    inside, outside = rng.normal(0, 1, (3, 200)), rng.normal(0, 1, (3, 80))
+    outside[0] += SHIFT[cls]
+    outside[1] += 0.2
+    columns = {"id": [f"p{k}" for k in range(280)], "set": ["id"] * 200 + ["ood"] * 80, "class": [cls] * 280}
+    names = ("knn", "msp", "shortcut_probe")
+    columns |= {name: np.concatenate([inside[k], outside[k]]) for k, name in enumerate(names)}
+    (folder / f"{cls}{seed}").mkdir()
+    pq.write_table(pa.table(columns), folder / f"{cls}{seed}" / "scores.parquet")
+    metrics = {"n_id": 200, "n_ood": 80, **{f"{name}_fpr_id_at_95tpr_ood": 0.5 for name in names}}
+    return [Finished(model, {}, {}), Finished(own, metrics, {})]
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> list[Finished]:
+    return [item for cls in CLASSES for seed in (0, 1) for item in evaluation(tmp_path, cls, seed)]
+
+
+def area(folder: Path, cls: str, name: str) -> float:
+    tables = [pq.read_table(folder / f"{cls}{seed}" / "scores.parquet") for seed in (0, 1)]
+    return float(np.mean([roc_auc_score(np.arange(280) >= 200, table[name].to_numpy()) for table in tables]))
+
+
+def test_seeds_are_joined_and_classes_averaged(items: list[Finished], tmp_path: Path) -> None:
+    found = joined(items)
+    assert [(one.name, one.held_out, len(one.seeds)) for one in found] == [(f"ood_eval-{c}", c, 2) for c in CLASSES]
+    for one in found:
+        value = one.rows["knn"]["auroc"]
+        assert isinstance(value, Estimate) and value.value == pytest.approx(area(tmp_path, one.held_out, "knn"))
+        assert value.low < value.value < value.high  # type: ignore[operator]
+        gain = value.value - area(tmp_path, one.held_out, "shortcut_probe")
+        assert one.rows["knn"]["gain"].value == pytest.approx(gain)  # type: ignore[union-attr]
+    arms = near_ood(found)
+    assert list(arms) == ["ood_eval"]
+    rows = near_rows("ood_eval", arms["ood_eval"])
+    assert [row["detector"] for row in rows] == ["knn", "msp", "shortcut probe"]
+    areas = [area(tmp_path, cls, "knn") for cls in CLASSES]
+    half = t.ppf(0.975, 3) * np.std(areas, ddof=1) / 2
+    assert rows[0]["auroc"] == pytest.approx((np.mean(areas), np.mean(areas) - half, np.mean(areas) + half))
+    assert rows[0]["worst"] == f"River {min(areas):.3f}" and str(rows[0]["best"]).startswith("Crop")
+    assert rows[0]["seeds"] == 2 and rows[0]["classes"] == 4 and "gain" not in rows[2]
+
+
+def test_a_choice_is_made_on_other_classes_than_it_is_reported_on(items: list[Finished], tmp_path: Path) -> None:
+    line = chosen_line("arm", near_ood(joined(items))["ood_eval"])
+    assert "chosen on Crop, Lake: knn" in line and "other classes (Forest, River)" in line
+    expected = np.mean([area(tmp_path, cls, "knn") for cls in ("Forest", "River")])
+    assert f"AUROC {expected:.3f}" in line
+
+
+def test_files_and_figure_are_written(items: list[Finished], tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    out.mkdir()
+    assert len(write_ood(out, items, "near", demo=False)) == 1
+    names = {path.name for path in out.iterdir()}
+    assert {f"{stem}.{end}" for stem in ("ood", "near_ood") for end in ("md", "csv", "tex")} < names
+    assert {"near_ood.png", "near_ood.pdf"} < names
+    assert (out / "ood.csv").read_text().count("\n") == 1 + 4 * 3
+    assert write_ood(out, [], "near", demo=False) == []
