@@ -108,5 +108,6 @@ class _Planner:
 def _refuse_implicit_packs(stage: Stage, spec: StageSpec) -> None:
     """A stage started by hand packs its data by itself; in a graph the pack is a node, or the work would be hidden."""
     for key in ("pack", "ood_pack"):
-        if key in type(spec).model_fields and getattr(spec, key) is None:
+        own = key == "ood_pack" and getattr(spec, "tier", "data") != "data"  # OOD patches of the model's own pack
+        if key in type(spec).model_fields and getattr(spec, key) is None and not own:
             raise ConfigError(f"{stage.name} needs its data packed by a node: add `needs: {{{key}: <a pack node>}}`")
