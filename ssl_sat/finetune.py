@@ -27,6 +27,7 @@ from ssl_sat.methods.spec import HeadSpec
 from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.pack import PackedData, pack_of
 from ssl_sat.ranks import is_main_process
+from ssl_sat.report import headlines
 from ssl_sat.spec import ConfigError, Spec, later
 from ssl_sat.stage import Inputs, Lookup, Metrics, Stage
 from ssl_sat.training.finetune_spec import MixSpec, PhasesSpec, with_epochs
@@ -117,8 +118,8 @@ def run(spec: FinetuneSpec, inputs: Inputs, out: Path) -> Metrics:
         model, views, pack, out, spec.batch_size, demo,
         train_rows=rows, start=lambda: setup.starting_encoder(spec, pack, inputs)[0],
     )  # fmt: skip
-    about = {"bands": ",".join(card.bands), "normalisation": card.normalisation.origin}
-    return {**counts, **measured, **about, "initialisation": setup.initialisation(spec, inputs)}
+    origin = {"normalisation": card.normalisation.origin, "initialisation": setup.initialisation(spec, inputs)}
+    return {**counts, **measured, "bands": ",".join(card.bands), **origin}
 
 
 def _inputs(spec: FinetuneSpec, lookup: Lookup) -> dict[str, Ref]:
@@ -139,15 +140,6 @@ def _choices(spec: FinetuneSpec, inputs: Mapping[str, Ref]) -> str:
     return f"{encoder_label(encoder)}-{start}-{data}{without}-{spec.phases.name}-s{spec.seed}"
 
 
-def _headline(metrics: Metrics) -> list[str]:
-    lines = [f"initialisation: {metrics['initialisation']}; bands: {metrics['bands']}; {metrics['epochs']} epochs"]
-    for split in ("val", "test"):
-        if f"{split}_accuracy" in metrics:
-            low, high, n = (metrics[f"{split}_{name}"] for name in ("accuracy_low", "accuracy_high", "n"))
-            lines.append(f"{split} accuracy {metrics[f'{split}_accuracy']:.4f} [{low:.4f}, {high:.4f}], n = {n}")
-    return lines
-
-
 FINETUNE = Stage(
     "finetune",
     1,
@@ -157,7 +149,7 @@ FINETUNE = Stage(
     _inputs,
     science,
     distributed=True,
-    headline=_headline,
+    headline=headlines.finetuning,
     code=(
         *(
             f"ssl_sat.training.{name}"
@@ -168,7 +160,8 @@ FINETUNE = Stage(
         "ssl_sat.encoders.stages",
         "ssl_sat.data.held_out",
         "ssl_sat.data.subset",
-        *(f"ssl_sat.evaluation.{name}" for name in ("classification", "finetuned", "multilabel", "overfitting", "probes")),
+        *(f"ssl_sat.evaluation.{name}" for name in ("classification", "finetuned", "multilabel", "overfitting")),
+        "ssl_sat.evaluation.probes",
         "ssl_sat.training.normalisation",
         *training.CODE,
         *augment.CODE,

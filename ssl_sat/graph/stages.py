@@ -13,6 +13,7 @@ _BUILT_IN = {
     "pack": "ssl_sat.pack:PACK",
     "pretrain": "ssl_sat.pretrain:PRETRAIN",
     "finetune": "ssl_sat.finetune:FINETUNE",
+    "compare": "ssl_sat.compare:COMPARE",
     "ood_eval": "ssl_sat.ood_eval:OOD_EVAL",
     "umap_report": "ssl_sat.umap_report:UMAP_REPORT",
     "embed": "ssl_sat.embed:EMBED",

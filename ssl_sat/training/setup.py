@@ -19,7 +19,6 @@ from ssl_sat.data.packed import Pack
 from ssl_sat.encoders import ENCODERS, weights
 from ssl_sat.encoders.sizes import check_image_size, own_image_size
 from ssl_sat.encoders.stem import map_bands, stem_keys
-from ssl_sat.spec import UserError
 from ssl_sat.stage import record_facts
 from ssl_sat.training.imported import imported_encoder
 from ssl_sat.training.model_io import ModelCard, Normalisation, build_encoder, load_encoder
@@ -169,17 +168,6 @@ def views(spec: AugmentSpec, pack: Pack, card: ModelCard, seed: int, num_views: 
         num_views=num_views,
         seed=seed,
     )
-
-
-def single_label_classes(pack: Pack) -> list[str]:
-    """Class names of a pack with one label a patch; UserError when it has none, several a patch, or one class only."""
-    kind = pack.manifest.label_kind
-    if kind != "single":
-        what = "no labels" if kind == "none" else "several labels a patch"
-        raise UserError(f"{pack.folder} has {what}; fine-tuning needs one class a patch, as in data=eurosat_rgb.")
-    if len(pack.classes) < 2:
-        raise UserError(f"{pack.folder} has one class only ({', '.join(pack.classes)}); classification needs two.")
-    return list(pack.classes)
 
 
 def memory_format(module: nn.Module, spec: TrainerSpec) -> None:
