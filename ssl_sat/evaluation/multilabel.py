@@ -75,7 +75,7 @@ def intervals(logits_NK: Array, truth_NK: NDArray[np.bool_], level: float = 0.95
         macro_B, micro_B = mean_average_precisions(logits_NK, truth_NK, weights_BN)
         found["map_macro"].append(macro_B)
         found["map_micro"].append(micro_B)
-    ends = {}
+    ends: dict[str, float] = {}
     for name, parts in found.items():
         low, high = np.nanquantile(np.concatenate(parts), [(1 - level) / 2, (1 + level) / 2])
         ends |= {f"{name}_low": float(low), f"{name}_high": float(high)}
@@ -114,24 +114,25 @@ def multilabel_metrics(
     squared error of a probability (0 to 1), ece and adaptive_ece are over all pairs of sample and class. Raises
     ValueError where no label is positive.
     """
-    truth_NK, logits_NK = np.asarray(labels_NK) > 0.5, np.asarray(logits_NK, dtype=np.float64)
-    if truth_NK.shape != (len(logits_NK), len(classes)) or not truth_NK.any():
+    truth_NK: NDArray[np.bool_] = np.asarray(labels_NK) > 0.5
+    exact_NK: Array = np.asarray(logits_NK, dtype=np.float64)
+    if truth_NK.shape != (len(exact_NK), len(classes)) or not truth_NK.any():
         raise ValueError(f"labels of shape {truth_NK.shape} with a positive one for {len(classes)} classes are needed")
-    present_K = truth_NK.any(axis=0)
-    macro, micro = (float(value[0]) for value in mean_average_precisions(logits_NK, truth_NK))
-    by_class = f1_scores(logits_NK > 0, truth_NK)
-    ap_K = [average_precision(logits_NK[:, k], truth_NK[:, k])[0] for k in range(len(classes))]
-    p = expit(logits_NK).ravel()
+    present_K: NDArray[np.bool_] = np.asarray(truth_NK.any(axis=0))
+    macro, micro = (float(value[0]) for value in mean_average_precisions(exact_NK, truth_NK))
+    by_class = f1_scores(exact_NK > 0, truth_NK)
+    ap_K = [average_precision(exact_NK[:, k], truth_NK[:, k])[0] for k in range(len(classes))]
+    p = expit(exact_NK).ravel()
     found: dict[str, float | int] = {
         "n": len(truth_NK),
         "classes_present": int(present_K.sum()),
         "map_macro": macro,
         "map_micro": micro,
         "macro_f1": float(by_class["f1"][present_K].mean()),
-        "micro_f1": _micro_f1(logits_NK > 0, truth_NK),
-        **calibration_of(logits_NK, truth_NK, p),
+        "micro_f1": _micro_f1(exact_NK > 0, truth_NK),
+        **calibration_of(exact_NK, truth_NK, p),
     }
-    found |= intervals(logits_NK, truth_NK) if bootstrap and len(truth_NK) >= LEAST else {}
+    found |= intervals(exact_NK, truth_NK) if bootstrap and len(truth_NK) >= LEAST else {}
     for k, name in enumerate(classes):
         if present_K[k]:
             found |= {f"ap/{name}": float(ap_K[k]), f"f1/{name}": float(by_class["f1"][k])}

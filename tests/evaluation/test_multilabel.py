@@ -80,6 +80,12 @@ def test_the_interval_covers_the_value_of_the_population() -> None:
     assert hits >= 50  # .95 of 60 is 57; the binomial's lowest thousandth is 51, the bootstrap's cover a little less
 
 
+def test_few_patches_have_no_interval() -> None:
+    found = multilabel.multilabel_metrics(LOGITS[:29], TRUTH[:29], CLASSES)
+    assert "map_macro" in found and "map_macro_low" not in found
+    assert "map_macro_low" in multilabel.multilabel_metrics(LOGITS[:30], TRUTH[:30], CLASSES)
+
+
 def test_temperature_undoes_a_known_one_with_several_labels() -> None:
     rng = np.random.default_rng(3)
     logits = rng.normal(0, 1.5, (20_000, 4))
