@@ -11,7 +11,7 @@ from ssl_sat.encoders.stages import stages_of
 
 
 class GoogLeNet(Encoder):
-    """stem, inception3, inception4, inception5; 1,024 features; any image size from 8 px."""
+    """stem, inception3, inception4, inception5; 1,024 features; any image size from 15 px."""
 
     embed_dim = 1024
 

@@ -92,8 +92,8 @@ def _covered(model: Classifier, name: str, where: str) -> set[str]:
     if found:
         return found
     raise ConfigError(
-        f"{where}: no layer '{name}'{suggest(name, [*by_name, 'head'])}; there are {', '.join(by_name)}, head, and the "
-        f"modules within, as {_example(model)}"
+        f"{where}: no layer '{name}' (there are {', '.join(by_name)}, head, and modules within, as {_example(model)})"
+        f"{suggest(name, [*by_name, 'head'])}"
     )
 
 

@@ -37,7 +37,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(pack: Path, out: Path, own: Path, kill_at: int | None = None, in_done: str = "") -> None:
-    """Train to the end, or until SIGKILL within the n-th step of this process, or when a phase is over but not noted."""
+    """Train to the end, or until SIGKILL in the n-th step of this process, or when a phase is over but not noted."""
     step, done, calls = FinetuneModule.training_step, engine.mark_done, []
 
     def counted(self, batch, batch_idx):
