@@ -27,7 +27,8 @@ class PatchLoader:
 
     rows_M: row numbers in the pack. batch_size: of all ranks together.
     shuffle: a new order every epoch, for training. draw: epoch -> the rows that it shows, in order, in the place of a
-    permutation: equally many every epoch, some of rows_M perhaps several times. drop_last: leave out the last, smaller batch.
+    permutation: equally many every epoch, some of rows_M perhaps several times. drop_last: leave out the last, smaller
+    batch.
     accumulate: batches of one optimiser step; with drop_last an epoch is a whole number of steps.
     progress: returns (epoch, batches processed) of the running training, for checkpoints.
     device: where batches are wanted; CUDA is served, for any other they stay on the CPU. tier: see `residency`.

@@ -28,7 +28,7 @@ LINE = (
     "trainer.checkpoint_every_n_steps=2",
 )  # fmt: skip
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["fakes.tuning"])
+_CONTEXT.set_forkserver_preload(["ssl_sat.training.phases", "ssl_sat.finetune", "ssl_sat.pack", "ssl_sat.config"])
 
 
 @pytest.fixture(scope="module")
