@@ -21,6 +21,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from ssl_sat.artifact import Ref
 from ssl_sat.data import SOURCES
 from ssl_sat.data.spec import DataSpec
+from ssl_sat.ood import CODE as OOD_CODE
 from ssl_sat.ood import DETECTORS
 from ssl_sat.ood.spec import McDropoutSpec
 from ssl_sat.pack import pack_of
@@ -134,22 +135,10 @@ OOD_EVAL = Stage(
         "ssl_sat.evaluation.ood_sets",
         "ssl_sat.evaluation.packs",
         "ssl_sat.evaluation.predict",
+        "ssl_sat.evaluation.predictions",
         "ssl_sat.augment.views",
         "ssl_sat.augment.geometric",
-        "ssl_sat.ood.conformal",
-        "ssl_sat.ood.mc_dropout",
-        "ssl_sat.ood.keyed_dropout",
-        "ssl_sat.ood.metrics",
-        "ssl_sat.ood.delong",
-        "ssl_sat.ood.bootstrap",
-        "ssl_sat.ood.comparisons",
-        "ssl_sat.ood.curves",
-        "ssl_sat.ood.selective",
-        "ssl_sat.ood.sanity",
-        "ssl_sat.ood.replay",
-        "ssl_sat.ood.pass_statistics",
-        "ssl_sat.ood.gaussian",
-        "ssl_sat.ood.shortcut_probe",
+        *OOD_CODE,
         "ssl_sat.data.held_out",
         "ssl_sat.data.overlap",
         "ssl_sat.data.packed",

@@ -30,8 +30,8 @@ DETECTORS.add("scale", f"{_AT}.shaping:build", spec.ScaleSpec, version=1)
 CODE = tuple(  # the modules that decide what scores and metrics are, beside those of the detectors chosen
     f"ssl_sat.ood.{name}"
     for name in (
-        "bootstrap", "comparisons", "curves", "delong", "ensemble", "gaussian", "keyed_dropout", "linear_head",
-        "mask_kernel", "mc_dropout", "metrics", "pass_statistics", "replay", "sanity", "score", "selective",
-        "shortcut_probe",
+        "bootstrap", "comparisons", "conformal", "curves", "delong", "ensemble", "gaussian", "keyed_dropout",
+        "linear_head", "mask_kernel", "mc_dropout", "metrics", "pass_statistics", "replay", "sanity", "score",
+        "selective", "shortcut_probe",
     )
 )  # fmt: skip
