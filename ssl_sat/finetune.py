@@ -137,7 +137,8 @@ def _choices(spec: FinetuneSpec, inputs: Mapping[str, Ref]) -> str:
     start = inputs["init"].config["method"]["name"] if "init" in inputs else weights.label(spec)
     data = inputs["data"].config["data"]["name"]
     without = f"-without-{'+'.join(spec.held_out)}" if spec.held_out else ""
-    return f"{encoder_label(encoder)}-{start}-{data}{without}-{spec.phases.name}-s{spec.seed}"
+    against = "" if spec.imbalance == NoneSpec() else f"-{spec.imbalance.name}"  # type: ignore[attr-defined]
+    return f"{encoder_label(encoder)}-{start}-{data}{without}-{spec.phases.name}{against}-s{spec.seed}"
 
 
 FINETUNE = Stage(

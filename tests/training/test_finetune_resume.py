@@ -79,4 +79,4 @@ def test_killed_anywhere_it_ends_with_the_same_bits(pack, tmp_path):
     assert a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
     assert 3 <= whole.count('"phase": "second"') // 4 < 12  # it did stop early, and its rate did fall
     rates = {line.partition('"lr": ')[2] for line in whole.splitlines() if '"second"' in line and '"lr"' in line}
-    assert len(rates) >= 3
+    assert len(rates) >= 2
