@@ -2,7 +2,7 @@
 
     python -m ssl_sat.compare                                            # all that outputs/finetune holds
     python -m ssl_sat.compare runs='outputs/finetune/*resnet18*'
-    python -m ssl_sat.compare graph=finetuning                            # the runs of an experiment
+    python -m ssl_sat.compare graph=demo                                  # the runs of an experiment
     python -m ssl_sat.compare sensitivity=phases.steps.all.lr             # the metric over a swept key
 
 Runs that differ by their seeds alone are one row. Differences are paired by seed, and each stands beside the smallest
