@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fakes.finetuned import logits_of, write_run
+from fakes.models import write_model
 from scipy import stats
 from torch import nn
 
@@ -41,9 +42,13 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return at
 
 
-def read(outputs: Path) -> list[runs.Run]:
+def read_all(outputs: Path) -> list[runs.Run]:
     found = [Artifact.open(path) for path in sorted((outputs / "finetune").iterdir())]
-    return [runs.read_run(artifact, science_of) for artifact in found if "test_n" in artifact.metrics]
+    return [runs.read_run(artifact, science_of) for artifact in found]
+
+
+def read(outputs: Path) -> list[runs.Run]:
+    return [run for run in read_all(outputs) if "test_n" in run.metrics]
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +147,25 @@ def test_other_data_is_a_row_and_never_a_pair(outputs: Path, capsys: pytest.Capt
     single = next(row for row in rows if row["data"] == "ucmerced")
     assert single["interval"] == "patches, one seed"
     assert not any("ucmerced" in row["first"] + row["second"] for row in table(found.path / "differences.csv"))
+
+
+def test_a_start_stands_in_the_label_and_its_seed_does_not(tmp_path: Path) -> None:
+    start = write_model(tmp_path, {"name": "cnn"}, ("B04", "B03", "B02"), 16)
+    for seed in range(2):
+        logits, labels = logits_of(0.8, 60, seed)
+        write_run(tmp_path, logits, labels, ["phases=full", f"seed={seed}"], start=start)
+        write_run(tmp_path, logits[::-1].copy(), labels, ["phases=full", f"seed={seed}"])
+    groups = runs.grouped(read_all(tmp_path))
+    assert [(group.label, len(group.runs)) for group in groups] == [("scratch", 2), ("simclr on somewhere", 2)]
+    assert groups[1].runs[0].config["init.method.name"] == "simclr"
+
+
+def test_two_runs_of_one_seed_cannot_be_told_apart(tmp_path: Path) -> None:
+    logits, labels = logits_of(0.8, 60, 0)
+    for extra in ("seed=0", "++seed=0"):
+        write_run(tmp_path, logits, labels, ["phases=full", extra])
+    with pytest.raises(ConfigError, match="one configuration and one seed cannot be told apart"):
+        runs.grouped(read_all(tmp_path))
 
 
 def test_what_cannot_be_compared_is_said(outputs: Path, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def logits_of(hits: float, count: int, seed: int, classes: int = 4) -> tuple[np.
 def write_run(
     outputs: Path, logits_NK: np.ndarray, labels_N: np.ndarray, overrides: Sequence[str], *, data: str = "d" * 64,
     encoder: str = "cnn", test: bool = True, seconds: float = 10.0, source: str = "eurosat_rgb",
+    start: Artifact | None = None,
 ) -> Artifact:  # fmt: skip
     """Publish `<outputs>/finetune/<encoder>-<fingerprint8>`; the fingerprint follows from overrides and data."""
     spec = compose("finetune", FinetuneSpec, ["init=scratch", f"encoder={encoder}", *overrides])
@@ -43,8 +44,10 @@ def write_run(
         features_ND=logits_NK, logits_NK=logits_NK, labels_N=labels_N, rows_N=np.arange(len(labels_N)),
         ids=tuple(f"p{n}" for n in range(len(labels_N))), classes=classes, split="test", dataset=source,
     )  # fmt: skip
-    metrics: dict[str, Any] = {"initialisation": "scratch", "gap": 0.01 + 0.001 * spec.seed, "overfitting": False}
-    fingerprint = hashlib.sha256(json.dumps([encoder, list(overrides), data]).encode()).hexdigest()
+    began = "scratch" if start is None else f"{start.config['method']['name']} on somewhere"
+    metrics: dict[str, Any] = {"initialisation": began, "gap": 0.01 + 0.001 * spec.seed, "overfitting": False}
+    inputs = {"data": data} | ({} if start is None else {"init": start.fingerprint})
+    fingerprint = hashlib.sha256(json.dumps([encoder, list(overrides), inputs]).encode()).hexdigest()
     partial = outputs / "finetune" / f"{encoder}-{fingerprint[:8]}.partial"
     partial.mkdir(parents=True)
     if test:
@@ -55,7 +58,7 @@ def write_run(
     write_json(partial / "metrics.json", dict(sorted(metrics.items())))
     provenance = {"seconds": seconds, "resumed": False, "speed": {"images_per_second": 100.0}}
     write_json(partial / "provenance.json", {**provenance, "data": {"data": {"source": source}}})
-    record = {"stage": "finetune", "fingerprint": fingerprint, "inputs": {"data": data}, "input_paths": {}, "code": {},
+    record = {"stage": "finetune", "fingerprint": fingerprint, "inputs": inputs, "input_paths": {}, "code": {},
               "choices": encoder, "synthetic": False}  # fmt: skip
     return publish(partial, partial.with_name(partial.name.removesuffix(".partial")), record)
 
