@@ -3,7 +3,7 @@
 with 19 classes of which three are present, a network that names none of them is right about 84 % of the pairs.
 """  # fmt: skip
 
-# N samples, K classes, B resamples, G groups of equal score
+# N samples, K classes, P scores, B resamples, G groups of equal score
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ LEAST = 30  # patches of which resamples are drawn: of fewer, most lack classes,
 _CELLS = 2**22  # weights held at once
 
 
-def average_precision(scores_N: NDArray[Any], truth_N: NDArray[np.bool_], weights_BN: Array | None = None) -> Array:
+def average_precision(
+    scores_P: NDArray[Any], truth_P: NDArray[np.bool_], weights_BN: Array | None = None, each: int = 1
+) -> Array:
     """Average precision (B,) under each row of sample weights: sum over thresholds of (R_g - R_(g-1)) P_g.
 
-    The step-wise area without interpolation, equal scores sharing one threshold, as scikit-learn's; NaN where no
-    weight is on a positive sample.
+    each: scores of one sample that stand one after the other, as in a raveled (N, K). The step-wise area without
+    interpolation, equal scores sharing one threshold, as scikit-learn's; NaN where no weight is on a positive one.
     """
-    order_N = np.argsort(-scores_N, kind="stable")
-    ends_G = np.flatnonzero(np.append(np.diff(scores_N[order_N]) != 0, True))
-    weights_BN = np.ones((1, len(scores_N))) if weights_BN is None else weights_BN
-    found = [_areas(part, order_N, ends_G, truth_N) for part in _parts(weights_BN)]
-    return np.concatenate(found)
+    order_P = np.argsort(-scores_P, kind="stable")
+    ends_G = np.flatnonzero(np.append(np.diff(scores_P[order_P]) != 0, True))
+    weights_BN = np.ones((1, len(scores_P) // each)) if weights_BN is None else weights_BN
+    step = max(1, _CELLS // max(len(scores_P), 1))
+    parts = (weights_BN[at : at + step] for at in range(0, len(weights_BN), step))
+    return np.concatenate([_areas(part[:, order_P // each], truth_P[order_P], ends_G) for part in parts])
 
 
-def _areas(weights_BN: Array, order_N: NDArray[Any], ends_G: NDArray[Any], truth_N: NDArray[np.bool_]) -> Array:
-    sorted_BN = weights_BN[:, order_N]
-    true_BG = np.cumsum(sorted_BN * truth_N[order_N], axis=1)[:, ends_G]
+def _areas(sorted_BN: Array, truth_N: NDArray[np.bool_], ends_G: NDArray[Any]) -> Array:
+    true_BG = np.cumsum(sorted_BN * truth_N, axis=1)[:, ends_G]
     said_BG = np.cumsum(sorted_BN, axis=1)[:, ends_G]
     precision_BG = np.divide(true_BG, said_BG, out=np.zeros_like(true_BG), where=said_BG > 0)
     total_B = true_BG[:, -1]
@@ -45,18 +47,14 @@ def _areas(weights_BN: Array, order_N: NDArray[Any], ends_G: NDArray[Any], truth
     return np.divide(area_B, total_B, out=np.full_like(area_B, np.nan), where=total_B > 0)
 
 
-def _parts(weights_BN: Array) -> list[Array]:
-    step = max(1, _CELLS // max(weights_BN.shape[1], 1))
-    return [weights_BN[at : at + step] for at in range(0, len(weights_BN), step)]
-
-
 def mean_average_precisions(
     logits_NK: Array, truth_NK: NDArray[np.bool_], weights_BN: Array | None = None
 ) -> tuple[Array, Array]:
     """(macro, micro), each (B,): the mean over the classes that have a positive sample, and that of all pairs."""
-    by_class = [average_precision(logits_NK[:, k], truth_NK[:, k], weights_BN) for k in range(truth_NK.shape[1])]
-    pairs_BN = None if weights_BN is None else np.repeat(weights_BN, truth_NK.shape[1], axis=1)
-    return np.nanmean(np.stack(by_class), axis=0), average_precision(logits_NK.ravel(), truth_NK.ravel(), pairs_BN)
+    classes = truth_NK.shape[1]
+    by_class = [average_precision(logits_NK[:, k], truth_NK[:, k], weights_BN) for k in range(classes)]
+    micro = average_precision(logits_NK.ravel(), truth_NK.ravel(), weights_BN, each=classes)
+    return np.nanmean(np.stack(by_class), axis=0), micro
 
 
 def resampled_weights(count: int, resamples: int = RESAMPLES, seed: int = 0) -> Array:
@@ -70,14 +68,10 @@ def intervals(logits_NK: Array, truth_NK: NDArray[np.bool_], level: float = 0.95
 
     Classes that a resample leaves without a positive sample do not count in that resample's macro mean.
     """
-    found: dict[str, list[Array]] = {"map_macro": [], "map_micro": []}
-    for weights_BN in _parts(resampled_weights(len(truth_NK))):
-        macro_B, micro_B = mean_average_precisions(logits_NK, truth_NK, weights_BN)
-        found["map_macro"].append(macro_B)
-        found["map_micro"].append(micro_B)
+    macro_B, micro_B = mean_average_precisions(logits_NK, truth_NK, resampled_weights(len(truth_NK)))
     ends: dict[str, float] = {}
-    for name, parts in found.items():
-        low, high = np.nanquantile(np.concatenate(parts), [(1 - level) / 2, (1 + level) / 2])
+    for name, values_B in (("map_macro", macro_B), ("map_micro", micro_B)):
+        low, high = np.nanquantile(values_B, [(1 - level) / 2, (1 + level) / 2])
         ends |= {f"{name}_low": float(low), f"{name}_high": float(high)}
     return ends
 

@@ -58,7 +58,6 @@ def _average_precision(*both: Predictions) -> tuple[str, tuple[float, float], tu
         logits, truth = part.logits_NK.astype(np.float64).ravel(), part.labels_N.ravel() > 0.5
         weights_BN = multilabel.resampled_weights(len(part), seed=seed)
         values.append(float(multilabel.average_precision(logits, truth)[0]))
-        pairs_BN = np.repeat(weights_BN, part.labels_N.shape[1], axis=1)
-        resampled.append(multilabel.average_precision(logits, truth, pairs_BN))
+        resampled.append(multilabel.average_precision(logits, truth, weights_BN, each=part.labels_N.shape[1]))
     low, high = np.nanquantile(resampled[0] - resampled[1], [0.025, 0.975])
     return "map_micro", (values[0], values[1]), (float(low), float(high))

@@ -19,9 +19,7 @@ LOGITS = (RNG.normal(size=(300, 4)) + 1.5 * TRUTH - 0.5).astype(np.float32)
 LOGITS[:, 1] = LOGITS[:, 1].round(1)  # many ties
 
 
-def predictions(
-    split: str, truth: np.ndarray, logits: np.ndarray, features: np.ndarray | None = None
-) -> Predictions:
+def predictions(split: str, truth: np.ndarray, logits: np.ndarray, features: np.ndarray | None = None) -> Predictions:
     features = logits if features is None else features
     rows = np.arange(len(truth))
     return Predictions(
@@ -60,6 +58,10 @@ def test_weighted_average_precision_equals_scikit_learn_and_repeated_samples() -
     again = multilabel.average_precision(LOGITS[often, 1], TRUTH[often, 1] > 0.5)
     assert again[0] == pytest.approx(found[0])
     assert np.isnan(multilabel.average_precision(LOGITS[:, 3], TRUTH[:, 3] > 0.5)[0])
+    micro = multilabel.average_precision(LOGITS.ravel(), TRUTH.ravel() > 0.5, weights, each=4)
+    pairs = np.repeat(weights, 4, axis=1)
+    expected = [oracle.average_precision_score(TRUTH.ravel(), LOGITS.ravel(), sample_weight=w) for w in pairs]
+    np.testing.assert_allclose(micro, expected)
 
 
 def test_a_random_ranking_has_the_base_rate_and_a_perfect_one_has_one() -> None:
