@@ -47,6 +47,8 @@ class CompareSpec(StageSpec):
     @field_validator("runs", "where", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.startswith("[") and value.endswith("]"):  # `=` and `*` are no part of
+            return tuple(part.strip() for part in value[1:-1].split(",") if part.strip())  # Hydra's lists
         return (value,) if isinstance(value, str) else value
 
 

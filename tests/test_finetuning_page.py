@@ -77,3 +77,6 @@ def test_the_table_is_long_and_compare_takes_what_the_page_says() -> None:
     assert len(lines()) > 60
     spec = compose("compare", CompareSpec, ["sensitivity=phases.steps.all.lr", "runs=outputs/finetune/*"])
     assert spec.runs == ("outputs/finetune/*",)
+    assert compose("compare", CompareSpec, ["where=image_size=16"]).where == ("image_size=16",)
+    several = compose("compare", CompareSpec, ["where=[encoder.name=cnn,data.name=eurosat_rgb]", "runs=[a*,b]"])
+    assert several.where == ("encoder.name=cnn", "data.name=eurosat_rgb") and several.runs == ("a*", "b")
