@@ -14,7 +14,8 @@ from ssl_sat.spec import ConfigError, MissingInput, suggest
 
 Flat = dict[str, Any]
 _ASIDE = ("seed", "subset.seed", "init.seed")  # what repeats of one experiment differ by
-_NAMED = ("encoder", "phases", "optim", "augment", "init", "data")  # `encoder.name` stands for the rest of `encoder`
+_NAMED = ("encoder", "phases", "optim", "augment", "imbalance", "init", "data")  # `encoder.name` stands for its rest
+_PLAIN = ("encoder.name", "phases.name", "optim.name", "init", "data.name")  # told by their values alone
 
 
 @dataclass(frozen=True)
@@ -198,8 +199,10 @@ def _implied(key: str, differing: Sequence[str]) -> bool:
 
 def _labelled(key: str, config: Flat, keys: Sequence[str]) -> str:
     value = config.get(key)
-    if key.endswith(".name") or key == "init":
+    if key in _PLAIN:
         return _text(value)
+    if key.endswith(".name") and key.partition(".")[0] in _NAMED:
+        return f"{key.removesuffix('.name')}={_text(value)}"
     if value is None and key not in config:
         return ""
     last = key.rpartition(".")[2]

@@ -28,7 +28,7 @@ _COSTS = (
 def overview(rows: Sequence[Mapping[str, Any]], groups: Sequence[Group], metric: str, *, demo: bool = False) -> Figure:
     """Left: the metric of each group with its interval, its runs as light dots. Right: the metric over each cost."""
     order = sorted(range(len(rows)), key=lambda at: rows[at][metric])
-    costs = [cost for cost in _COSTS if any(row[cost[0]] is not None for row in rows)]
+    costs = [cost for cost in _COSTS if len({row[cost[0]] for row in rows} - {None}) > 1]
     figure = _figure(5.4 + 2.6 * len(costs), max(3.0, 0.45 * len(rows) + 1.2))
     first, *others = figure.subplots(1, 1 + len(costs), squeeze=False, width_ratios=[1.6, *[1.0] * len(costs)])[0]
     for y, at in enumerate(order):
@@ -52,8 +52,9 @@ def overview(rows: Sequence[Mapping[str, Any]], groups: Sequence[Group], metric:
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8)
         _bare(axes)
+    first.set_xlim(*_bounded(metric, first.get_xlim()))
     if others:
-        others[0].set_ylabel(_plain(metric))
+        others[0].set(ylabel=_plain(metric), ylim=_bounded(metric, others[0].get_ylim()))
     figure.suptitle(_basis(rows), fontsize=9)
     return _stamped(figure, demo)
 
@@ -62,6 +63,13 @@ def _label(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     several = len({other["data"] for other in rows}) > 1 and str(row["data"]) not in str(row["runs"])
     text = f"{row['runs']} on {row['data']}" if several else str(row["runs"])
     return "\n".join(wrap(text, 38)[:3])
+
+
+def _bounded(metric: str, ends: tuple[float, float]) -> tuple[float, float]:
+    """Ends of an axis: a share has no room below 0 and above 1, whatever an interval of two seeds says."""
+    if not metric.endswith(("accuracy", "f1", "map_macro", "map_micro")):
+        return ends
+    return max(ends[0], -0.02), min(ends[1], 1.02)
 
 
 def _basis(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -94,7 +102,9 @@ def _log_if_wide(axes: Axes, values: Sequence[float]) -> None:
 
 def differences(found: Sequence[Difference], metric: str, *, demo: bool = False) -> Figure:
     """Each difference with its interval over seeds, on the band of what could not have been detected."""
-    figure = _figure(8.2, 0.46 * len(found) + 1.5)
+    labels = ["\n".join([*wrap(item.first, 46), *wrap(f"− {item.second}", 46)]) for item in reversed(found)]
+    lines = max(label.count("\n") + 1 for label in labels)
+    figure = _figure(8.6, max(0.46, 0.15 * lines + 0.1) * len(found) + 1.3)
     axes = figure.subplots()
     for y, item in enumerate(reversed(found)):
         value, half = item.over_seeds.mean, item.over_seeds.half_width
@@ -108,13 +118,13 @@ def differences(found: Sequence[Difference], metric: str, *, demo: bool = False)
             ends = value - item.patches_half_width, value + item.patches_half_width
             axes.hlines(y - 0.2, *ends, color=_COLOURS[6], linewidth=1.2, zorder=2)
         axes.scatter(value, y, s=40, color=colour, zorder=4, edgecolors="white", linewidths=0.8)
-    labels = ["\n".join(wrap(f"{item.first} − {item.second}", 46)[:3]) for item in reversed(found)]
-    axes.set_yticks(range(len(found)), labels, fontsize=8)
+    axes.set_yticks(range(len(found)), labels)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(xlabel=f"difference of {_plain(metric)}", ylim=(-0.6, len(found) - 0.4))
     text = "grey: smaller than these runs can show; dark: 95 % over seeds; red: over test patches"
     axes.set_title(text, fontsize=8, loc="left")
     axes.tick_params(labelsize=8)
+    axes.tick_params(axis="y", labelsize=7)
     axes.use_sticky_edges = False
     axes.margins(x=0.04)
     _bare(axes)
@@ -133,9 +143,11 @@ def sensitivity(groups: Sequence[Group], key: str, metric: str, *, demo: bool = 
         _sensitivity_line(axes, [(places[value], group) for value, group in points], metric, name, at)
     if numeric:
         _log_if_wide(axes, [float(value) for value in values])
-    else:
+    if not numeric or len(places) <= 8:
         axes.set_xticks(list(places.values()), [_short(value) for value in places])
-    axes.set(xlabel=key, ylabel=_plain(metric))
+        axes.set_xticks([], minor=True)
+    axes.margins(x=0.08)
+    axes.set(xlabel=key, ylabel=_plain(metric), ylim=_bounded(metric, axes.get_ylim()))
     axes.grid(color="#E5E5E5", linewidth=0.6)
     axes.set_axisbelow(True)
     if len(lines) > 1:
