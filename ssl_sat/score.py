@@ -2,7 +2,7 @@
 
     python -m ssl_sat.score model=latest images=/data/pictures to=scores.csv      # any folder of RGB images
     python -m ssl_sat.score model=outputs/ood_eval/... data=geotiff data.root=/data/tiles to=scores.parquet
-    python -m ssl_sat.score model=outputs/finetune/... images=/data/pictures detector=knn
+    python -m ssl_sat.score model=outputs/finetune/... images=/data/pictures by=knn
 
 An evaluation (ssl_sat.ood_eval) holds the threshold: it accepts at least a share 1 - alpha of images like those the
 model was made for. Images stream by, any number of them; they are decoded as the training data was. Unreadable ones
@@ -27,7 +27,7 @@ from ssl_sat.stage import Inputs, Lookup, Metrics, Stage, StageSpec, execute
 
 
 class ScoreSpec(StageSpec):
-    """Which evaluation (or which model: then its newest evaluation), on what. images: a folder of RGB images."""
+    """Which evaluation (or model: then its newest one), on what, by which detector. images: a folder of RGB images."""
 
     registries: ClassVar = {"data": SOURCES}
 
@@ -36,7 +36,7 @@ class ScoreSpec(StageSpec):
     pack: str | None = runtime(None)
     images: str | None = runtime(None)
     split: str | None = None
-    detector: str | None = None
+    by: str | None = None
     to: str | None = runtime(None)
     batch_size: int = runtime(256, ge=1)
     device: str = runtime("auto")
@@ -74,7 +74,7 @@ def run(spec: ScoreSpec, inputs: Inputs, out: Path) -> Metrics:
     if spec.threads:
         torch.set_num_threads(spec.threads)
     device = choose_device(spec.device)
-    scorer = Scorer(inputs["evaluation"], inputs["model"].path, spec.detector, device)
+    scorer = Scorer(inputs["evaluation"], inputs["model"].path, spec.by, device)
     source = source_of(spec, scorer.record["decode"])
     record_facts(out, device=device_facts())
     with counter("score", "images", spec.progress) as advance:
@@ -137,7 +137,7 @@ def _science(spec: ScoreSpec) -> dict[str, Any]:
 def _choices(spec: ScoreSpec, inputs: Mapping[str, Ref]) -> str:
     data = "images" if spec.images else inputs["data"].config["data"]["name"] if "data" in inputs else spec.data.name
     parts = [inputs["model"].choices, "on", data, *([spec.split] if spec.split else [])]
-    return "-".join([*parts, *([spec.detector] if spec.detector else [])])
+    return "-".join([*parts, *([spec.by] if spec.by else [])])
 
 
 def _headline(metrics: Metrics) -> list[str]:

@@ -80,11 +80,8 @@ def draw(out: Path, context: Context, results: Results) -> None:
     """All figures, as PNG and PDF."""
     demo, scores = context.demo, results.scores
     title = " against ".join(context.names)
-    for name, (inside, outside) in scores.items():
-        label = f"{name.replace('_', ' ')}: {title}"
-        threshold = results.thresholds[name].value if name in results.thresholds else None
-        figure = ood_figures.score_histograms(inside, outside, threshold=threshold, title=label, demo=demo)
-        figures.save(figure, out / f"scores_{name}")
+    thresholds = {name: threshold.value for name, threshold in results.thresholds.items()}
+    figures.save(ood_figures.score_histograms(scores, thresholds, title=title, demo=demo), out / "scores")
     figures.save(ood_figures.roc_curves(scores, title=title, demo=demo), out / "roc")
     figures.save(ood_figures.precision_recall(scores, title=title, demo=demo), out / "precision_recall")
     known = results.sets["id"].labels_N

@@ -64,7 +64,7 @@ class Scorer:
         self.detector: str = spec.name
         built = DETECTORS.build(spec)
         if built.needs == "members":
-            raise ConfigError(f"detector={self.detector} asks an ensemble, and score runs one network; choose another")
+            raise ConfigError(f"by={self.detector} asks an ensemble, and score runs one network; choose another")
         self._mc = McDropoutSpec.parse({**self.record["mc"], "repeats": 1}) if built.needs == "mc" else None
         train, val = (Predictions.load(evaluation.path / f"predictions-{name}") for name in ("train", "val"))
         self._fitted = built.fit(train)
@@ -149,9 +149,7 @@ def _detector(evaluation: Artifact, record: dict[str, Any], wanted: str | None) 
     name = wanted or record["deployed"]
     if name not in record["thresholds"]:
         known = sorted(record["thresholds"])
-        raise ConfigError(
-            f"detector: no '{name}' in {evaluation.path} (there are: {', '.join(known)}){suggest(name, known)}"
-        )
+        raise ConfigError(f"by: no '{name}' in {evaluation.path} (there are: {', '.join(known)}){suggest(name, known)}")
     specs = {values["name"]: values for values in evaluation.config["detectors"]}
     return DETECTORS.parse(specs[name])
 

@@ -95,7 +95,7 @@ def _rows(name: str, members: Sequence[Finished]) -> dict[str, Row]:
             "fpr_id_at_95tpr_ood": statistics.fmean(m.metrics[f"{detector}_fpr_id_at_95tpr_ood"] for m in members),
             "seeds": len(members),
             "passes": metrics.get(f"{detector}_passes"),
-            "fingerprints": ", ".join(member.short for member in members),
+            "fingerprints": " ".join(member.short for member in members),
         }
         if detector in gains:
             gain = gains[detector]
@@ -153,7 +153,7 @@ def near_rows(arm: str, members: Sequence[Joined]) -> list[Row]:
             "worst": "{} {:.3f}".format(*min(areas.items(), key=lambda item: item[1])),
             "best": "{} {:.3f}".format(*max(areas.items(), key=lambda item: item[1])),
             "fpr_id_at_95tpr_ood": statistics.fmean(_value(r["fpr_id_at_95tpr_ood"]) for r in own),
-            "fingerprints": ", ".join(str(r["fingerprints"]) for r in own),
+            "fingerprints": " ".join(str(r["fingerprints"]) for r in own),
         }
         if all("gain" in r for r in own):
             row["gain"] = _over_classes([_value(r["gain"]) for r in own])
@@ -195,28 +195,41 @@ def _over_classes(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-def write_ood(folder: Path, items: Sequence[Finished], name: str, demo: bool) -> list[str]:
-    """Write ood.{md,csv,tex}, near_ood.{md,csv,tex} and the figure near_ood; return lines on chosen detectors."""
+def ood_tables(items: Sequence[Finished]) -> list[tuple[str, str, str, tuple[Column, ...], list[Row]]]:
+    """Tables of an experiment with evaluations: (name, title, caption, columns, rows)."""
     found = joined(items)
     if not found:
         return []
-    caption = (
-        f"{name}: AUROC with DeLong's 95 % interval, seeds as an outer level; gain over the shortcut probe, p by Holm."
-    )
-    write_tables(folder / "ood", JOINED, [row for one in found for row in one.rows.values()], caption)
+    caption = "AUROC with DeLong's 95 % interval, seeds as an outer level; gain over the shortcut probe, p by Holm."
+    rows = [row for one in found for row in one.rows.values()]
+    made = [("ood_joined", "Out of distribution, seeds joined", caption, JOINED, rows)]
     arms = near_ood(found)
-    if not arms:
-        return []
+    if arms:
+        lines = " ".join(chosen_line(arm, members) for arm, members in arms.items())
+        caption = f"Each class held out in turn: mean over classes with Student's t interval. {lines}"
+        rows = [row for arm, members in arms.items() for row in near_rows(arm, members)]
+        made.append(("near_ood", "Near-OOD: each class held out in turn", caption, NEAR, rows))
+    return made
+
+
+def near_figures(folder: Path, items: Sequence[Finished], demo: bool) -> dict[str, Path]:
+    """Detector by held-out class as PNG and PDF; the PNG of each arm by name, near_ood first."""
     from ssl_sat.report import figures, ood_figures
 
-    rows = [row for arm, members in arms.items() for row in near_rows(arm, members)]
-    caption = f"{name}: near-OOD, each class held out in turn; mean over classes with Student's t interval."
-    write_tables(folder / "near_ood", NEAR, rows, caption)
-    for at, (arm, members) in enumerate(arms.items()):
-        areas = {
-            detector: {m.held_out: _value(m.rows[detector]["auroc"]) for m in members} for detector in members[0].rows
-            if all(detector in m.rows for m in members)
-        }  # fmt: skip
+    drawn = {}
+    for at, (arm, members) in enumerate(near_ood(joined(items)).items()):
+        detectors = [name for name in members[0].rows if all(name in member.rows for member in members)]
+        areas = {name: {m.held_out: _value(m.rows[name]["auroc"]) for m in members} for name in detectors}
         figure = ood_figures.near_ood(areas, title=f"{arm}: AUROC by held-out class", demo=demo)
-        figures.save(figure, folder / f"near_ood{at or ''}")
-    return [chosen_line(arm, members) for arm, members in arms.items()]
+        name = f"near_ood{at or ''}"
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn[name] = figures.save(figure, folder / name)[0]
+    return drawn
+
+
+def write_ood(folder: Path, items: Sequence[Finished], name: str, demo: bool) -> list[str]:
+    """Write the tables and the figure into one folder; return lines on chosen detectors."""
+    for stem, _, caption, columns, rows in ood_tables(items):
+        write_tables(folder / stem, columns, rows, f"{name}: {caption}")
+    near_figures(folder, items, demo)
+    return [chosen_line(arm, members) for arm, members in near_ood(joined(items)).items()]

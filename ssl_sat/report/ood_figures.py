@@ -30,31 +30,50 @@ Pairs = Mapping[str, tuple[Scores, Scores]]
 Array = NDArray[np.float64]
 
 
-def score_histograms(
-    id_scores: Scores, ood_scores: Scores, *, threshold: float | None = None, title: str = "", demo: bool = False
-) -> Figure:
-    """Densities of the scores of both groups on common bins; the outermost 0.2 % are put into the end bins."""
-    figure = _figure(6.5, 4)
-    axes = figure.subplots()
+def score_histograms(pairs: Pairs, thresholds: Mapping[str, float], *, title: str = "", demo: bool = False) -> Figure:
+    """One panel a detector: densities of both groups on common bins, and what the threshold accepts and rejects.
+
+    The outermost 0.2 % of the scores are put into the end bins.
+    """
+    columns = min(4, len(pairs))
+    rows = -(-len(pairs) // columns)
+    figure = _figure(3.1 * columns + 0.3, 2.35 * rows + 0.8)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (name, pair) in zip(grid, pairs.items(), strict=False):
+        _histogram(axes, *pair, thresholds.get(name))
+        axes.set_title(_plain(name), fontsize=10)
+    for at, axes in enumerate(grid):
+        axes.set_visible(at < len(pairs))
+        if at + columns >= len(pairs):
+            axes.set_xlabel("score (higher = more OOD)")
+        if at % columns == 0:
+            axes.set_ylabel("density")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    return _stamped(figure, demo)
+
+
+def _histogram(axes: Axes, id_scores: Scores, ood_scores: Scores, threshold: float | None) -> None:
     low, high = np.quantile(np.concatenate([id_scores.values, ood_scores.values]), [0.002, 0.998])
     if low == high:
         low, high = low - 0.5, high + 0.5
     smaller = min(len(id_scores), len(ood_scores))
-    bins = np.linspace(low, high, 1 + int(np.clip(2 * np.sqrt(smaller), 10, 50))).tolist()
+    bins = np.linspace(low, high, 1 + int(np.clip(2 * np.sqrt(smaller), 10, 40))).tolist()
     for scores, name, colour, hatch in ((id_scores, "ID", _ID, ""), (ood_scores, "OOD", _OOD, "//")):
         inside = np.clip(scores.values, low, high)
         axes.hist(inside, bins, density=True, color=colour, alpha=0.25, hatch=hatch, edgecolor=colour, linewidth=0)
         label = f"{name} (n = {len(scores):,})"
-        axes.hist(inside, bins, density=True, histtype="step", color=colour, linewidth=1.5, label=label)
+        axes.hist(inside, bins, density=True, histtype="step", color=colour, linewidth=1.3, label=label)
     if threshold is not None:
-        shares = (id_scores.values <= threshold).mean(), (ood_scores.values > threshold).mean()
-        label = f"threshold: accepts {shares[0]:.1%} of ID, rejects {shares[1]:.1%} of OOD"
-        axes.axvline(np.clip(threshold, low, high), color="black", linestyle="--", linewidth=1.2, label=label)
-    axes.set(xlabel=f"{_plain(id_scores.detector)} score (higher = more OOD)", ylabel="density", title=title)
+        axes.axvline(np.clip(threshold, low, high), color="black", linestyle="--", linewidth=1.1, label="threshold")
+        accepted, rejected = (id_scores.values <= threshold).mean(), (ood_scores.values > threshold).mean()
+        text = f"ID accepted {accepted:.0%}\nOOD rejected {rejected:.0%}"
+        axes.text(
+            0.98, 0.97, text, transform=axes.transAxes, ha="right", va="top", fontsize=7, backgroundcolor="#FFFFFFB0"
+        )
     axes.margins(x=0)
-    axes.legend(frameon=False, fontsize=9)
+    axes.tick_params(labelsize=8)
     _bare(axes)
-    return _stamped(figure, demo)
 
 
 def roc_curves(pairs: Pairs, *, title: str = "", demo: bool = False) -> Figure:
@@ -87,7 +106,7 @@ def precision_recall(pairs: Pairs, *, title: str = "", demo: bool = False) -> Fi
     some = next(iter(pairs.values()))
     share = len(some[1]) / (len(some[0]) + len(some[1]))
     axes.axhline(share, color="#999999", linewidth=0.8, linestyle=":")
-    axes.text(0.0, share - 0.012, f"chance {share:.3f}", color="#666666", fontsize=8, va="top")
+    axes.text(0.5, share - 0.012, f"chance {share:.3f}", color="#666666", fontsize=8, va="top", ha="center")
     lowest = share
     for (name, pair), style in _ordered(pairs, aupr_out):
         recall, precision = precision_recall_curve(*pair)
@@ -116,17 +135,20 @@ def risk_coverage(pairs: Pairs, wrong_N: NDArray[np.bool_], *, title: str = "", 
     def area(inside: Scores, outside: Scores) -> float:
         return -selective.risk_coverage_with_ood(inside, outside, wrong_N).aurc
 
+    highest = [0.0, 0.0]
     for (name, (inside, outside)), style in _ordered(pairs, area):
         own, shared = (
             selective.risk_coverage(inside, wrong_N),
             selective.risk_coverage_with_ood(inside, outside, wrong_N),
         )
         alone.plot(own.coverage_N, own.risk_N, **style)
+        seen = [found.risk_N[found.coverage_N >= 0.1].max() for found in (own, shared)]  # noise at the left end is cut
+        highest = np.maximum(highest, seen).tolist()
         together.plot(shared.coverage_N, shared.risk_N, label=f"{_plain(name)}  {shared.aurc:.4f}", **style)
-    for axes, errors in ((alone, wrong_N), (together, both)):
+    for axes, errors, top in ((alone, wrong_N, highest[0]), (together, both, highest[1])):
         best = np.cumsum(np.sort(errors)) / np.arange(1, len(errors) + 1)
         axes.plot(np.arange(1, len(errors) + 1) / len(errors), best, color="#999999", linestyle=":", linewidth=1.2)
-        axes.set(xlim=(0, 1.005), ylim=(0, None), xlabel="coverage: share accepted")
+        axes.set(xlim=(0, 1.005), ylim=(0, 1.08 * top or 1), xlabel="coverage: share accepted")
         _bare(axes)
     alone.set(ylabel="risk: share of errors among the accepted")
     alone.set_title(f"ID alone (n = {n:,})", fontsize=9)
@@ -239,17 +261,18 @@ def corruption_gallery(
     """One patch under every corruption (rows) at every severity (columns; the first is the patch itself)."""
     count, pictures = images_RKSS3.shape[:2]
     figure = _figure(1.3 * pictures + 1.2, 1.42 * count + 0.6)
-    grid = figure.subplots(count, pictures, squeeze=False)
+    grid = figure.subplots(count, pictures + 1, squeeze=False, width_ratios=[0.85, *[1] * pictures])
     for row, name in enumerate(rows):
+        grid[row, 0].axis("off")
+        grid[row, 0].text(1, 0.5, _plain(name), fontsize=8, ha="right", va="center", transform=grid[row, 0].transAxes)
         for column in range(pictures):
-            axes = grid[row, column]
+            axes = grid[row, column + 1]
             axes.imshow(images_RKSS3[row, column], vmin=0, vmax=1, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             if row == 0:
                 axes.set_title("none" if column == 0 else f"severity {column}", fontsize=8)
             if column:
                 axes.set_xlabel(f"{levels[row][column - 1]:g}", fontsize=7, labelpad=1)
-        grid[row, 0].set_ylabel(_plain(name), fontsize=8, rotation=0, ha="right", va="center")
     figure.suptitle(title, fontsize=9)
     return _stamped(figure, demo)
 

@@ -100,13 +100,35 @@ def test_scores_stand_for_every_patch_and_the_probe_beside(home):
 def test_figures_are_there_as_png_and_pdf(home):
     for stage, stems in (
         ("finetune", ["confusion", "curves"]),
-        ("ood_eval", ["roc", "scores_msp"]),
-        ("umap_report", ["umap"]),
+        ("ood_eval", ["roc", "scores"]),
+        ("umap_report", ["map", "neighbours"]),
     ):
         for stem in stems:
             folder = home.latest(stage).path
             assert (folder / f"{stem}.png").read_bytes()[:4] == b"\x89PNG"
             assert (folder / f"{stem}.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+def test_maps_show_the_encoder_before_and_after(home):
+    artifact = home.latest("umap_report")
+    card, table = artifact.json("map.json"), pq.read_table(artifact.path / "map.parquet")
+    assert [state["name"] for state in card["states"]] == ["untrained", "start", "finetuned"]
+    assert "simclr on scenes, 1 epochs, from scratch" in card["states"][1]["label"]
+    assert table.num_rows == artifact.metrics["n_id"] + artifact.metrics["n_ood"]
+    assert len(list(artifact.path.glob("thumbnails-*.webp"))) == card["thumbnails"]["sheets"]
+    assert {"cloud"} == {name for name, kind in zip(*(table[c].to_pylist() for c in ("class", "set")), strict=True)
+                         if kind == "ood"}  # fmt: skip
+
+
+def test_the_report_of_artifacts_made_by_hand(home):
+    said = home.run("report", "name=mine", "artifacts=[outputs/umap_report/latest]")
+    folder = home.path / "outputs" / "reports" / "mine"
+    assert "report: outputs/reports/mine/report.html" in said
+    page = (folder / "report.html").read_text()
+    for stage in ("pack", "pretrain", "finetune", "ood_eval", "umap_report"):
+        assert home.latest(stage).fingerprint[:8] in page, stage
+    assert "DEMO DATA" in page and len(page) < 15_000_000
+    assert (folder / "tables" / "results.md").is_file() and (folder / "tables" / "ood.tex").is_file()
 
 
 def test_a_second_run_does_nothing(home):

@@ -126,7 +126,7 @@ def test_tables_say_direction_counts_interval_seeds_and_passes(evaluation: Artif
     assert text.count("\n| ") == 2 + len(rows) and "| OOD |" in text
     assert tex.count("\\\\\n") == 1 + len(rows) and "imagefolder" in tex and "_" not in tex.replace("\\_", "")
     figures = {path.stem for path in evaluation.path.glob("*.pdf")}
-    assert {"roc", "precision_recall", "risk_coverage", "reliability", "fooled", "scores_msp"} <= figures
+    assert {"roc", "precision_recall", "risk_coverage", "reliability", "fooled", "scores"} <= figures
 
 
 def test_held_out_classes_are_the_ood_set_of_a_model_without_them(home, spec_of, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_scoring_a_folder_gives_what_the_evaluation_gave(
     shutil.copytree(home.folder / "other", images)
     (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     to = tmp_path / "scores.csv"
-    task(scoring(home, evaluation, images=str(images), detector=detector, to=str(to), batch_size=7))
+    task(scoring(home, evaluation, images=str(images), by=detector, to=str(to), batch_size=7))
     rows = list(csv.DictReader(to.read_text().splitlines()))
     known = pq.read_table(evaluation.path / "scores.parquet")
     outside = {
@@ -258,7 +258,7 @@ def test_a_score_depends_on_no_other_image(home, evaluation: Artifact, tmp_path:
     few = tmp_path / "few"
     (few / "snow").mkdir(parents=True)
     shutil.copy(home.folder / "other" / "snow" / "004.png", few / "snow")
-    values = {"detector": "mutual_information"}
+    values = {"by": "mutual_information"}
     alone = execute(SCORE, scoring(home, evaluation, images=str(few), **values))
     together = execute(
         SCORE, scoring(home, home.model, images=str(home.folder / "other"), **values)
@@ -272,8 +272,8 @@ def test_mistakes_of_scoring_are_named(home, evaluation: Artifact) -> None:
     other = {"name": "imagefolder", "root": str(home.folder / "other"), "size_px": 20}
     with pytest.raises(UserError, match=r"decoded another way than the data of the threshold \(.*to_px=16"):
         execute(SCORE, scoring(home, evaluation, data=other))
-    with pytest.raises(ConfigError, match=r"detector: no 'knn' .* \(there are: mahalanobis, msp, mutual_information\)"):
-        execute(SCORE, scoring(home, evaluation, images=str(home.folder / "other"), detector="knn"))
+    with pytest.raises(ConfigError, match=r"by: no 'knn' .* \(there are: mahalanobis, msp, mutual_information\)"):
+        execute(SCORE, scoring(home, evaluation, images=str(home.folder / "other"), by="knn"))
     with pytest.raises(MissingInput, match=r"no evaluation of .*python -m ssl_sat.ood_eval model="):
         execute(SCORE, scoring(home, home.without, images=str(home.folder / "other")))
     with pytest.raises(ConfigError, match=r"a file that ends in .csv or .parquet is needed"):

@@ -12,7 +12,7 @@ from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 
 from ssl_sat.graph.collect import Finished
-from ssl_sat.graph.ood import chosen_line, joined, near_ood, near_rows, write_ood
+from ssl_sat.graph.ood import chosen_line, joined, near_figures, near_ood, near_rows, ood_tables
 from ssl_sat.graph.plan import Node
 from ssl_sat.report.tables import Estimate
 
@@ -80,12 +80,10 @@ def test_a_choice_is_made_on_other_classes_than_it_is_reported_on(items: list[Fi
     assert f"AUROC {expected:.3f}" in line
 
 
-def test_files_and_figure_are_written(items: list[Finished], tmp_path: Path) -> None:
-    out = tmp_path / "report"
-    out.mkdir()
-    assert len(write_ood(out, items, "near", demo=False)) == 1
-    names = {path.name for path in out.iterdir()}
-    assert {f"{stem}.{end}" for stem in ("ood", "near_ood") for end in ("md", "csv", "tex")} < names
-    assert {"near_ood.png", "near_ood.pdf"} < names
-    assert (out / "ood.csv").read_text().count("\n") == 1 + 4 * 3
-    assert write_ood(out, [], "near", demo=False) == []
+def test_tables_and_figure_of_an_experiment(items: list[Finished], tmp_path: Path) -> None:
+    (name, _, _, columns, rows), (near, _, caption, _, near_table) = ood_tables(items)
+    assert (name, near) == ("ood_joined", "near_ood") and len(rows) == 4 * 3 and len(near_table) == 3
+    assert {column.key for column in columns} <= {*rows[0], "gain", "p", "detectable"} and "chosen on" in caption
+    drawn = near_figures(tmp_path / "figures", items, demo=False)
+    assert list(drawn) == ["near_ood"] and drawn["near_ood"].read_bytes()[:4] == b"\x89PNG"
+    assert ood_tables([]) == [] and near_figures(tmp_path, [], demo=False) == {}
