@@ -162,7 +162,20 @@ def measure(results: Results, spec: Any) -> dict[str, Any]:
     metrics |= {f"{own.name}_passes": passes for own in spec.detectors if passes and "mc" in needs([own])}
     if results.validation:
         metrics["chosen_detector"] = chosen_detector(results)
-    return metrics | _selective(results)
+    return metrics | _over_masks(results, spec) | _selective(results)
+
+
+def _over_masks(results: Results, spec: Any) -> dict[str, float]:
+    """How far AUROC depends on the masks: its standard deviation over the mc.repeats sets of passes."""
+    inside, outside = (results.sets[name].over_masks() for name in ("id", "ood"))
+    found = {}
+    for own in spec.detectors if len(inside) > 1 else ():
+        detector = DETECTORS.build(own)
+        if detector.needs == "mc" and own.name in results.scores:
+            score = detector.fit(results.sets["train"])
+            areas = [auroc(score(a), score(b)) for a, b in zip(inside, outside, strict=True)]
+            found[f"{own.name}_auroc_sd_over_masks"] = float(np.std(areas, ddof=1))
+    return found
 
 
 def _measured(results: Results, scores: Mapping[str, Pair], suffix: str, spec: Any) -> dict[str, Any]:

@@ -81,6 +81,10 @@ class Predictions:
         """Return the same predictions with the dropout passes added."""
         return replace(self, mc=mc)
 
+    def over_masks(self) -> list[Predictions]:
+        """These predictions with each set of dropout passes in the place of `mc`: the first, then the repeats."""
+        return [self.with_mc(mc) for mc in (self.mc, *self.mc_repeats) if mc is not None]
+
     def with_members(self, others: Sequence[Predictions]) -> Predictions:
         """Return the same predictions with what all networks together say: this one and the others.
 

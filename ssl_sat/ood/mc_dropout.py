@@ -71,6 +71,8 @@ class Sampler:
     def __init__(self, model: nn.Module, spec: McDropoutSpec) -> None:
         self.model, self.spec = model, spec
         self.way: str | None = None
+        self._recorded = "whole"
+        self._trunk_is_clean = False
         self._replay = Replay(spec.seed)
         self._compared: set[int] = set()
         self._buffers = norm_buffers(model)

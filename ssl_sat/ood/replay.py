@@ -53,9 +53,7 @@ class Replay(KeyedDropout):
         self._phase = "live"
         self._log: list[tuple[Any, Any]] = []
         self._copies: list[Tensor] = []
-        self._written: bool | None = (
-            None  # whether a pass writes into what crosses the border, and so needs its own copy
-        )
+        self._written: bool | None = None  # whether a pass writes into what crosses the border; then each has copies
         self.first: tuple[Any, float, Tensor] | None = None  # function, rate and input of the first dropout
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from scipy.stats import kstest
 from torch import nn
 
-from ssl_sat.evaluation.predict import predict
+from ssl_sat.evaluation.predict import Predictions, predict
 from ssl_sat.ood.contract import LastLayer, NotApplicable
 from ssl_sat.ood.keyed_dropout import KeyedDropout, _dropout, keep_mask, keys_of, masked_rows
 from ssl_sat.ood.linear_head import MomentMatched, _normal, sample_last_layer
@@ -57,8 +58,9 @@ def test_the_compiled_kernel_gives_the_bits_of_the_general_path(p: float, shape:
     assert torch.equal(masked_rows(x, low, high, p), _dropout(x, keep_mask(x, low, high, p, channels=False), p))
 
 
-def test_stored_predictions_alone_give_the_passes_of_the_network() -> None:
-    found = run(Net(64), passes=7, seed=11)
+def test_stored_predictions_alone_give_the_passes_of_the_network(tmp_path: Path) -> None:
+    run(Net(64), passes=7, seed=11).save(tmp_path / "predictions")
+    found = Predictions.load(tmp_path / "predictions")
     assert found.last is not None and found.last.dropout == 0.4
     again = sample_last_layer(found, McDropoutSpec(passes=7, seed=11))
     for name in ("log_p_NK", "mutual_information_N", "pass_variance_N"):
