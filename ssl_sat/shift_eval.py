@@ -55,7 +55,7 @@ def run(spec: ShiftEvalSpec, inputs: Inputs, out: Path) -> Metrics:
     from ssl_sat.progress import counter
 
     bench = shift.prepare(spec, inputs, out)
-    with counter("shift_eval", "sets of corrupted patches", spec.progress) as advance:
+    with counter("shift_eval", "patches", spec.progress) as advance:
         rows = shift.evaluate(bench, advance)
     shift.tables(out, bench, rows)
     shift.draw(out, bench, rows)

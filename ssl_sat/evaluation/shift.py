@@ -126,12 +126,13 @@ def _predicted(spec: Any, model: Any, card: ModelCard, batches: Any, name: str) 
 def evaluate(bench: Bench, advance: Advance) -> list[Row]:
     """A row for no corruption, then one for each corruption and severity."""
     rows = [_measured(bench, bench.corrupted, "none", 0, None)]
-    total = 1 + len(SEVERITIES) * len(bench.spec.corruptions)
-    advance(1, total)
+    each = len(bench.corrupted)
+    total = each * (1 + len(SEVERITIES) * len(bench.spec.corruptions))
+    advance(each, total)
     for spec, severity, change in corrupters(bench):
         feed = replace(bench.corrupted, change=change)
         rows.append(_measured(bench, feed, spec.name, severity, spec.levels[severity - 1]))
-        advance(len(rows), total)
+        advance(each * len(rows), total)
     return rows
 
 

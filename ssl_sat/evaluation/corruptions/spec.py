@@ -30,7 +30,7 @@ class CloudSpec(CorruptionSpec):
     """Clouds with their shadows. Levels: share of the patch that is under cloud."""
 
     name: Literal["cloud"] = "cloud"
-    levels: Levels = (0.05, 0.10, 0.20, 0.35, 0.55)
+    levels: Levels = (0.01, 0.03, 0.08, 0.20, 0.45)
 
 
 class HazeSpec(CorruptionSpec):
