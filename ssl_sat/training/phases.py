@@ -12,6 +12,7 @@ from ssl_sat.artifact import write_atomic
 from ssl_sat.augment.views import Views
 from ssl_sat.data.packed import Pack
 from ssl_sat.data.subset import select
+from ssl_sat.optim.schedule import scaled_lr
 from ssl_sat.ranks import is_main_process
 from ssl_sat.training import engine
 from ssl_sat.training.callbacks import epoch_mean, read_history
@@ -20,7 +21,7 @@ from ssl_sat.training.finetuning import FinetuneModule, Work
 from ssl_sat.training.freezing import expanded
 from ssl_sat.training.imbalance import IMBALANCES
 from ssl_sat.training.imbalance.balance import Labels
-from ssl_sat.training.rates import Leg, legs, moments, scales
+from ssl_sat.training.rates import Leg, curve_of, legs, moments, scales
 from ssl_sat.training.supervision import Patience, Supervisor
 from ssl_sat.training.task import Task
 
@@ -36,6 +37,8 @@ def train_phases(spec: Any, model: Classifier, views: Views, pack: Pack, task: T
     work = Work(spec, model, views, pack, task, balance)
     plan = legs(expanded(spec.phases, model))
     watched = [Supervisor(leg, work.measured) for leg in plan]  # whatever is wrong is told before the first step
+    for leg in plan:
+        curve_of(leg, spec.optim, 1000)
     metrics: dict[str, Any] = {"train_patches": balance.epoch_size}
     carried: dict[str, Tensor] = {}
     for at, (leg, supervisor) in enumerate(zip(plan, watched, strict=True)):
@@ -71,13 +74,15 @@ def _train(module: FinetuneModule, out: Path, hands_on: bool) -> dict[str, Tenso
 
 
 def _announce(module: FinetuneModule) -> None:
-    """Say what trains, and at which rates."""
+    """Say what trains, and at which peak rates at this batch size."""
     if not is_main_process():
         return
+    optim = module.work.spec.optim
     everything = sum(p.numel() for p in module.model.parameters())
+    peak = scaled_lr(module.phase.lr, module.batch_size, optim.base_batch, optim.scale)
     factors = scales(module.model, module.phase).values()
-    low, high = min(factors) * module.phase.lr, max(factors) * module.phase.lr
-    rates = f"lr {high:g}" if low == high else f"lr {low:.3g} to {high:g}"
+    low, high = min(factors) * peak, max(factors) * peak
+    rates = f"lr {high:.3g}" if low == high else f"lr {low:.3g} to {high:.3g}"
     share = f"{module.trainable:,} of {everything:,} parameters train"
     print(f"  phase {module.leg.name}: {share}; {rates}, {module.phase.epochs} epochs", flush=True)
 

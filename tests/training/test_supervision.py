@@ -122,6 +122,28 @@ def test_gradual_unfreezing_makes_a_phase_of_every_stage(pack, tmp_path):
     assert len(rates) == 12 and rates == sorted(rates, reverse=True)  # one cosine over all of it
 
 
+def test_clipping_and_half_precision_reach_the_phases(pack, tmp_path):
+    line = ("phases=full", "epochs=1", "optim=sgd", "optim.scale=none", "optim.weight_decay=0", "optim.warmup_epochs=0")
+    line = (*line, "phases.steps.all.lr=1", "phases.steps.all.batch_norm=eval")
+    free, clipped = tune(pack, tmp_path / "free", *line), tune(pack, tmp_path / "cut", *line, "trainer.clip_norm=1e-3")
+
+    def moved(run: Tuned) -> float:
+        changes = [(value - run.start[name]).double() for name, value in run.model.named_parameters()]
+        return float(sum(change.square().sum() for change in changes).sqrt())
+
+    assert moved(clipped) <= 1e-3 * (1 + 1.9 + 2.71) * 1.0001 < moved(free)  # three steps with momentum 0.9
+    half = tune(pack, tmp_path / "half", *line, "trainer=bf16")
+    first = free.of("all", "loss")[0]
+    assert half.of("all", "loss")[0] == pytest.approx(first, rel=0.02) and half.of("all", "loss")[0] != first
+
+
+def test_a_warm_up_that_does_not_fit_a_later_phase_is_told_at_once(pack, tmp_path):
+    line = ("phases=progressive", "phases.steps.all.epochs=1", "phases.steps.all.schedule.warmup_epochs=2")
+    with pytest.raises(ConfigError, match=r"phases\.steps\.all: a warm-up of 2 epochs leaves nothing of 1"):
+        tune(pack, tmp_path, *line)
+    assert not (tmp_path / "history.jsonl").exists()
+
+
 def test_what_cannot_be_watched_is_told_before_anything_trains(pack, tmp_path):
     with pytest.raises(ConfigError, match=r"all\.stop\.metric=val_f1: what validation measures is val_loss, val_acc"):
         tune(pack, tmp_path / "a", "phases=full", "phases.shared.stop.metric=val_f1")
