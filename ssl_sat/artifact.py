@@ -19,7 +19,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Ref:
     choices: str
     synthetic: bool = False
     inputs: Mapping[str, str] | None = None  # slot -> fingerprint
+    identity: Mapping[str, Any] = field(default_factory=dict)  # what the fingerprint is of; empty for an opened one
 
     @property
     def name(self) -> str:

@@ -1,8 +1,12 @@
 """Run an experiment: one graph of stages, planned, run where something is missing, and reported.
 
     python -m ssl_sat.experiment name=demo
-    python -m ssl_sat.experiment graph=./mine.yaml dry=true     # the plan alone
-    python -m ssl_sat.experiment name=demo only=finetune-seed0  # that node and what it needs
+    python -m ssl_sat.experiment graph=./mine.yaml size=small launch=gpus
+    python -m ssl_sat.experiment name=demo dry                    # the plan, and how long it may take
+    python -m ssl_sat.experiment name=demo only=finetune-seed0    # that node and what it needs
+    python -m ssl_sat.experiment name=demo status                 # how the nodes stand, while they run or later
+    python -m ssl_sat.experiment name=demo explain=finetune       # why they must run: what changed
+    python -m ssl_sat.experiment name=demo dag                    # the graph as a picture
 
 A node and the same stage run by hand share their artifact. What is done is not done again; after a failure, a
 kill or Ctrl-C the same command goes on.
@@ -10,27 +14,33 @@ kill or Ctrl-C the same command goes on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
-from ssl_sat.spec import ConfigError, Spec, WeightsAbsent, suggest
+from ssl_sat.graph.settings import LaunchSpec
+from ssl_sat.spec import ConfigError, suggest
 
 if TYPE_CHECKING:
-    from ssl_sat.graph.launch import Outcome
     from ssl_sat.graph.plan import Plan
 
+_WORDS = ("dry", "status", "dag")  # may be given without =true
 
-class ExperimentSpec(Spec):
-    """Which graph, and how to run it."""
+
+class ExperimentSpec(LaunchSpec):
+    """Which graph, in which size, and how to run it. expected=error: a finding unlike expected.json gives status 1."""
 
     name: str | None = None
     graph: str | None = None
+    size: str | None = None
     dry: bool = False
+    status: bool = False
+    dag: bool = False
+    explain: str | None = None
     only: tuple[str, ...] = ()
-    jobs: int = Field(1, ge=1)
+    expected: Literal["warn", "error"] = "warn"
     outputs: str = "outputs"
 
     @field_validator("only", mode="before")
@@ -57,82 +67,94 @@ def graph_path(spec: ExperimentSpec) -> Path:
 
 
 def run(spec: ExperimentSpec) -> None:
-    """Plan, show, run, report. SystemExit with status 1 when a node failed, 130 when interrupted."""
-    from ssl_sat.graph.planner import make_plan
+    """Plan and answer, or plan, show, run, report and check. SystemExit: 1 when a node failed, 130 when interrupted."""
+    from ssl_sat.graph import expected, explain
+    from ssl_sat.graph.shown import show
 
-    def plan_again() -> Plan:
-        return make_plan(graph_path(spec), spec.outputs, spec.only)
-
-    plan = plan_again()
-    show(plan)
-    if spec.dry:
+    plan = _plan(spec)
+    expected.read_expected(plan)  # a mistake in it shall not wait for the end
+    if _answered(spec, plan):
         return
+    show(plan)
     try:
-        failed = not plan.all_done and _run(plan, plan_again, spec.jobs)
-        _report(plan_again() if failed or not plan.all_done else plan)
+        failed = not plan.all_done and _run(plan, spec)
+        plan = _plan(spec) if failed or not plan.all_done else plan
+        explain.remember(plan)
+        missed = _report(plan)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", flush=True)
         raise SystemExit(130) from None
-    if failed:
+    if failed or (missed and spec.expected == "error"):
         raise SystemExit(1)
 
 
-def _run(plan: Plan, plan_again: Any, jobs: int) -> bool:
+def _plan(spec: ExperimentSpec) -> Plan:
+    from ssl_sat.graph.planner import make_plan
+
+    return make_plan(graph_path(spec), spec.outputs, spec.only, spec.size, spec.resources)
+
+
+def _answered(spec: ExperimentSpec, plan: Plan) -> bool:
+    """Answer a question about the plan; return whether there was one."""
+    from ssl_sat.graph import shown
+
+    if spec.dry:
+        from ssl_sat.graph.estimate import guesses, in_words
+
+        found = guesses(plan)
+        shown.show(plan, found)
+        print(in_words(plan, found, spec.resolved().jobs or 1))
+    elif spec.status:
+        shown.show_status(plan)
+    elif spec.explain is not None:
+        from ssl_sat.graph.explain import explain
+
+        print("\n".join(explain(plan, spec.explain)))
+    elif spec.dag:
+        from ssl_sat.graph import dag
+
+        print("\n".join(str(path) for path in dag.write(plan, Path(plan.outputs) / "reports" / plan.name)))
+    else:
+        return False
+    return True
+
+
+def _run(plan: Plan, spec: ExperimentSpec) -> bool:
     """Run what is missing; return whether a node failed."""
     from ssl_sat.graph import launch
+    from ssl_sat.graph.shown import summary
 
     with launch.alone(plan.folder) as (lock, waited):
         if waited:
-            plan = plan_again()
-        outcomes = [] if plan.all_done else launch.launch(plan, lock, jobs)
-    return _summary(plan, outcomes)
+            plan = _plan(spec)
+        outcomes = [] if plan.all_done else launch.launch(plan, lock, spec)
+    return summary(plan, outcomes)
 
 
-def show(plan: Plan) -> None:
-    """Print the plan as a table, and a line when there is nothing to do."""
-    print(f"{plan.name}: {plan.question.strip()}\n")
-    rows = [("node", "stage", "state", "artifact"), *((n.id, n.stage, n.state, n.artifact) for n in plan.nodes)]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        print("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]))
-    for module in sorted({module for node in plan.nodes for module in node.stale}):
-        names = ", ".join(node.id for node in plan.nodes if module in node.stale)
-        print(f"stale: the code of {module} has changed since it made {names} (stale=rerun in a node makes it again)")
-    for name, reason in plan.absent.items():
-        print(f"{name}: {WeightsAbsent.row} ({reason})")
-    print(f"\neverything is already done ({len(plan.nodes)} nodes)" if plan.all_done else "", flush=True)
-
-
-def _summary(plan: Plan, outcomes: Sequence[Outcome]) -> bool:
-    from ssl_sat.graph.launch import last_lines
-
-    counts = {state: sum(o.state == state for o in outcomes) for state in ("done", "made", "failed", "waiting")}
-    names = {"done": "done before", "made": "made now", "failed": "failed", "waiting": "not run"}
-    print(f"\n{len(outcomes)} nodes: " + ", ".join(f"{counts[s]} {names[s]}" for s in names if counts[s]), flush=True)
-    for outcome in outcomes:
-        if outcome.state == "failed":
-            print(f"\nfailed: {outcome.node.id}: {outcome.reason}")
-            print(f"  {plan.folder / 'logs' / outcome.node.id}.log ends with")
-            print("\n".join(f"  | {line}" for line in last_lines(plan, outcome.node)))
-        elif outcome.state == "waiting":
-            print(f"not run: {outcome.node.id} {outcome.reason}")
-    if counts["failed"]:
-        print("\nRepair the cause and give the same command again: it goes on from here.", flush=True)
-    return bool(counts["failed"])
-
-
-def _report(plan: Plan) -> None:
+def _report(plan: Plan) -> bool:
+    """Write the report and check it; return whether something is unlike what was expected."""
+    from ssl_sat.graph.expected import check_report, missed
     from ssl_sat.graph.report import write_report
+    from ssl_sat.graph.shown import show_findings
 
-    print(f"report: {write_report(plan)}", flush=True)
+    page = write_report(plan)
+    findings = check_report(plan)
+    show_findings(findings)
+    print(f"report: {page}", flush=True)
+    return bool(missed(findings))
 
 
 def main() -> None:
     """The command line."""
     from ssl_sat import config
 
+    sys.argv[1:] = [f"{word}=true" if word in _WORDS else word for word in sys.argv[1:]]
     try:
-        config.run("experiment", ExperimentSpec, run)
+        if any(word.startswith("-") for word in sys.argv[1:]):  # --help and other words to Hydra itself
+            config.run("experiment", ExperimentSpec, run)
+        else:  # without its command line, which costs a third of what a run takes in which all is done
+            with config.messages():
+                run(config.compose("experiment", ExperimentSpec, sys.argv[1:]))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

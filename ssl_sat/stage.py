@@ -133,16 +133,25 @@ class Stage:
     distributed: bool = False
 
 
-def fingerprint(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref]) -> str:
-    """Return the sha256 (hex) of everything that decides the result of a stage."""
+def identity(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref]) -> dict[str, Any]:
+    """Return everything that decides the result of a stage, as JSON-ready data."""
     versions = {stage.name: stage.version, **{name: entry.version for name, entry in spec.selected().items()}}
-    identity = {
+    return {
         "stage": stage.name,
         "science": stage.science(spec),
         "versions": versions,
         "inputs": {slot: ref.fingerprint for slot, ref in inputs.items()},
     }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def fingerprint(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref]) -> str:
+    """Return the sha256 (hex) of everything that decides the result of a stage."""
+    return digest_of(identity(stage, spec, inputs))
+
+
+def digest_of(what: Mapping[str, Any]) -> str:
+    """The sha256 (hex) of an identity."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def plan(stage: Stage, spec: StageSpec, lookup: Lookup) -> Ref:
@@ -151,12 +160,14 @@ def plan(stage: Stage, spec: StageSpec, lookup: Lookup) -> Ref:
 
 
 def _planned(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref]) -> Ref:
-    print_ = fingerprint(stage, spec, inputs)
+    what = identity(stage, spec, inputs)
+    print_ = digest_of(what)
     choices = re.sub(r"[^A-Za-z0-9._+-]", "_", stage.choices(spec, inputs))
     path = Path(spec.outputs) / stage.name / f"{choices}-{print_[:8]}"
     synthetic = stage.synthetic(spec) or any(ref.synthetic for ref in inputs.values())
     fingerprints = {slot: ref.fingerprint for slot, ref in inputs.items()}
-    return Ref(path, stage.name, print_, spec.model_dump(mode="json"), choices, synthetic, fingerprints)
+    config = spec.model_dump(mode="json")
+    return Ref(path, stage.name, print_, config, choices, synthetic, fingerprints, what)
 
 
 def execute(stage: Stage, spec: StageSpec) -> Artifact:
@@ -241,6 +252,7 @@ def _make(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref], ref: Ref) ->
         "choices": ref.choices,
         "code": code,
         "synthetic": synthetic,
+        **{key: ref.identity[key] for key in ("science", "versions")},
     }
     for note in (_BEGAN, _FACTS):
         (partial / note).unlink(missing_ok=True)

@@ -17,6 +17,7 @@ class CodeDigests:
         self._path = path
         self._kept: dict[str, list[object]] = {}
         self._changed = False
+        self._now: dict[str, str] = {}  # of this command: a plan asks for the same module once a node
         if path.is_file():
             try:
                 self._kept = json.loads(path.read_text())
@@ -24,6 +25,11 @@ class CodeDigests:
                 self._kept = {}
 
     def __getitem__(self, module: str) -> str:
+        if module not in self._now:
+            self._now[module] = self._digest(module)
+        return self._now[module]
+
+    def _digest(self, module: str) -> str:
         stamp = _stamp(module)
         if stamp is None:
             return ""

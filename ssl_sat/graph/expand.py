@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from ssl_sat.graph.resources import Resources
 from ssl_sat.graph.spec import GraphSpec, NodeSpec, Scalar, Variant
 from ssl_sat.spec import ConfigError, suggest
 
@@ -24,6 +25,7 @@ class Instance:
     overrides: tuple[str, ...]
     needs: Mapping[str, str]
     variables: Labels
+    resources: Resources
 
 
 def expand(graph: GraphSpec) -> list[Instance]:
@@ -87,6 +89,7 @@ class _Expansion:
             overrides=tuple(_fill(name, text, variables) for text in overrides),
             needs={key: self._instance(name, _fill(name, need, variables), variables) for key, need in needs.items()},
             variables=variables,
+            resources=node.resources,
         )
         if instance.id in self.instances:
             raise ConfigError(f"two nodes are called '{instance.id}'; rename one, or make the values of foreach differ")

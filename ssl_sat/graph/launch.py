@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -16,10 +15,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from ssl_sat.artifact import write_atomic
-from ssl_sat.graph import terminal
+from ssl_sat.graph import slurm, terminal
+from ssl_sat.graph.endings import read_note
 from ssl_sat.graph.node import THREADS
 from ssl_sat.graph.plan import Node, Plan, finished_fingerprint
-from ssl_sat.spec import UserError
+from ssl_sat.graph.settings import LaunchSpec
+from ssl_sat.spec import ConfigError, UserError
 
 _SCHEDULER_LOG = "scheduler.log"
 
@@ -51,18 +52,22 @@ def alone(folder: Path) -> Iterator[tuple[IO[str], bool]]:
         yield file, waited
 
 
-def launch(plan: Plan, lock: IO[str], jobs: int = 1) -> list[Outcome]:
-    """Run the plan's unfinished nodes, `jobs` at a time; return an outcome per node, in the plan's order.
+def launch(plan: Plan, lock: IO[str], settings: LaunchSpec) -> list[Outcome]:
+    """Run the plan's unfinished nodes as the settings say; return an outcome per node, in the plan's order.
 
     Raises UserError when the scheduler itself fails, KeyboardInterrupt after stopping everything.
     """
+    settings = settings.resolved()
+    _refuse_impossible(plan, settings)
     plan.write()
-    _set_markers(plan)
-    cores = _cores()
-    own_threads = os.environ.get("OMP_NUM_THREADS", "") if jobs == 1 else str(max(1, cores // jobs))
+    settings.write(plan.folder)
+    _set_markers(plan, keep_jobs=settings.launch == "slurm")
+    jobs = settings.jobs or 1
+    alone_here = settings.launch == "slurm" or jobs == 1  # then a node may use all cores it is given
+    own_threads = os.environ.get("OMP_NUM_THREADS", "") if alone_here else str(max(1, _cores() // jobs))
     with terminal.offered() as socket, (plan.folder / _SCHEDULER_LOG).open("wb") as log:
         process = subprocess.Popen(
-            _command(jobs),
+            _command(jobs, settings),
             cwd=plan.folder,
             env={**os.environ, terminal.SOCKET: socket, THREADS: own_threads},
             stdin=subprocess.DEVNULL,
@@ -84,11 +89,29 @@ def launch(plan: Plan, lock: IO[str], jobs: int = 1) -> list[Outcome]:
     return outcomes
 
 
-def _command(jobs: int) -> list[str]:
+def _refuse_impossible(plan: Plan, settings: LaunchSpec) -> None:
+    if settings.launch == "slurm":
+        return slurm.demand()
+    for node in plan.nodes:
+        if node.done:
+            continue
+        if node.resources["nodes"] > 1:
+            raise ConfigError(f"node '{node.id}' asks for {node.resources['nodes']} machines: launch=slurm gives them")
+        if settings.launch == "gpus" and node.resources["gpus"] > len(settings.gpus or ()):
+            here = ", ".join(settings.gpus or ())
+            raise ConfigError(
+                f"node '{node.id}' asks for {node.resources['gpus']} GPUs, and there are: {here}. Set "
+                f"resources.{node.stage}.gpus"
+            )
+    return None
+
+
+def _command(jobs: int, settings: LaunchSpec) -> list[str]:
     """Every node takes one of `jobs` "cores": how many nodes run at a time. What threads they use is their own."""
     snakefile = Path(__file__).with_name("Snakefile")
+    gpus = ["--resources", f"gpus={len(settings.gpus or ())}"] if settings.launch == "gpus" else []
     return [
-        sys.executable, "-m", "snakemake", "all", "--snakefile", str(snakefile), "--cores", str(jobs),
+        sys.executable, "-m", "snakemake", "all", "--snakefile", str(snakefile), "--cores", str(jobs), *gpus,
         "--config", "threads=1", "--nolock", "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime",
         "--scheduler", "greedy", "--quiet", "all", "--nocolor",
     ]  # fmt: skip
@@ -98,22 +121,30 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _set_markers(plan: Plan) -> None:
-    """Make the markers tell the truth: those of finished artifacts are there, all others are not."""
+def _set_markers(plan: Plan, keep_jobs: bool) -> None:
+    """Make the markers tell the truth: those of finished artifacts are there, all others are not.
+
+    keep_jobs: notes and logs of jobs that may still be in Slurm's queue stay; of other nodes a log becomes the
+    previous one, since a node that survived its command may still write to it.
+    """
     folder = plan.folder
     shutil.rmtree(folder / ".snakemake", ignore_errors=True)  # its memory of an earlier run, locks included
     for marker in folder.glob("*.done"):
-        if marker.stem not in plan.by_id:
+        if marker.name.removesuffix(".done") not in plan.by_id:
             marker.unlink()
     for node in plan.nodes:
         marker = folder / f"{node.id}.done"
         if node.done:
             if not marker.is_file() or marker.read_text() != node.fingerprint:
                 write_atomic(marker, node.fingerprint.encode())
-        else:
-            marker.unlink(missing_ok=True)
-            for path in (folder / "state" / f"{node.id}.json", folder / "logs" / f"{node.id}.log"):
-                path.unlink(missing_ok=True)
+            continue
+        marker.unlink(missing_ok=True)
+        if keep_jobs and read_note(folder, node.id).get("state") in ("queued", "running"):
+            continue
+        (folder / "state" / f"{node.id}.json").unlink(missing_ok=True)
+        log = folder / "logs" / f"{node.id}.log"
+        if log.is_file():
+            os.replace(log, log.with_name(f"{node.id}.previous.log"))
 
 
 @contextmanager
@@ -162,8 +193,7 @@ def _outcomes(plan: Plan) -> list[Outcome]:
 
 def _error(plan: Plan, node: Node) -> str:
     """What the node said last of itself; a node that was killed said nothing."""
-    facts = json.loads((plan.folder / "state" / f"{node.id}.json").read_text())
-    return facts.get("error") or "ended without a word (killed, or out of memory)"
+    return read_note(plan.folder, node.id).get("error") or "ended without a word (killed, or out of memory)"
 
 
 def last_lines(plan: Plan, node: Node, count: int = 12) -> list[str]:

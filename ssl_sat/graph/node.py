@@ -1,12 +1,14 @@
 """Run one node of a plan, in this process: `python -m ssl_sat.graph.node <plan.json> <node>`.
 
-It is what Snakemake starts. The marker `<node>.done` is written last; `state/<node>.json` says how far it came.
+`attempt` starts it, here or in a job. The marker `<node>.done` is written last; `state/<node>.json` says how far it
+came.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import os
+import platform
 import sys
 import time
 import traceback
@@ -14,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from ssl_sat.artifact import write_atomic, write_json
+from ssl_sat.graph.endings import ASKED_TO_STOP, TRANSIENT, passing
 from ssl_sat.graph.plan import Node, read_plan
 from ssl_sat.graph.stages import stage_named
 from ssl_sat.graph.terminal import redirect
 from ssl_sat.spec import UserError
 from ssl_sat.stage import execute, is_main_process
 
-THREADS = "SSL_SAT_THREADS"
+THREADS, ATTEMPT = "SSL_SAT_THREADS", "SSL_SAT_ATTEMPT"
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
@@ -28,7 +31,9 @@ _THREAD_VARIABLES = (
 
 
 def main(plan_path: Path, node_id: str) -> int:
-    """Run the node; return 0, 1 after a crash, 2 after a user's mistake, 130 when interrupted."""
+    """Run the node; return 0, 1 after a crash, 2 after a user's mistake, 75 after a failure that may pass (`endings`),
+    130 when interrupted, 143 when asked to stop.
+    """
     folder = plan_path.parent
     node = read_plan(plan_path).by_id[node_id]
     if is_main_process():
@@ -36,10 +41,12 @@ def main(plan_path: Path, node_id: str) -> int:
     faulthandler.enable(file=2)
     _own_threads()
     began = time.time()
-    _note(folder, node, state="running", started=began, pid=os.getpid())
+    place = {"host": platform.node(), "job": os.environ.get("SLURM_JOB_ID"), "attempt": _attempt()}
+    _note(folder, node, state="running", started=began, pid=os.getpid(), **place)
     status, error = _guarded(node, folder)
-    state = {0: "done", 130: "stopped"}.get(status, "failed")
-    _note(folder, node, state=state, started=began, seconds=time.time() - began, error=error)
+    state = {0: "done", 130: "stopped", ASKED_TO_STOP: "stopped"}.get(status, "failed")
+    seconds = time.time() - began
+    _note(folder, node, state=state, started=began, seconds=seconds, status=status, error=error, **place)
     if status == 0 and is_main_process():
         write_atomic(folder / f"{node_id}.done", node.fingerprint.encode())
     sys.stdout.flush()
@@ -55,10 +62,18 @@ def _guarded(node: Node, folder: Path) -> tuple[int, str]:
     except KeyboardInterrupt:
         print(f"{node.id}: stopped", flush=True)
         return 130, "stopped"
-    except (Exception, SystemExit) as error:
+    except SystemExit as error:
         traceback.print_exc()
-        return 1, f"{type(error).__name__}: {error}"
+        asked = error.code == ASKED_TO_STOP
+        return (ASKED_TO_STOP, "asked to stop") if asked else (1, f"SystemExit: {error}")
+    except Exception as error:
+        traceback.print_exc()
+        return TRANSIENT if passing(error) else 1, f"{type(error).__name__}: {error}"
     return 0, ""
+
+
+def _attempt() -> int:
+    return int(os.environ.get(ATTEMPT, "1"))
 
 
 def _run(node: Node, folder: Path) -> None:

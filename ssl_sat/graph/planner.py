@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ssl_sat.artifact import Ref
 from ssl_sat.graph.code import CodeDigests
 from ssl_sat.graph.compose import Composer
 from ssl_sat.graph.expand import Instance, expand
 from ssl_sat.graph.plan import Node, Plan, finished_fingerprint
-from ssl_sat.graph.spec import GraphSpec, read_graph
+from ssl_sat.graph.resources import Resources, resources_of
+from ssl_sat.graph.sizes import FULL, folder_name, sized
+from ssl_sat.graph.spec import read_graph
 from ssl_sat.graph.stages import stage_named
 from ssl_sat.spec import ConfigError, UserError, WeightsAbsent, suggest
 from ssl_sat.stage import Lookup, Stage, StageSpec, partial_of
 from ssl_sat.stage import plan as plan_stage
 
 
-def make_plan(path: Path, outputs: str = "outputs", only: Sequence[str] = ()) -> Plan:
-    """Plan the graph.yaml at `path`; `only` keeps the named nodes and what they need."""
-    graph = read_graph(path)
-    planner = _Planner(graph, outputs)
+def make_plan(
+    path: Path,
+    outputs: str = "outputs",
+    only: Sequence[str] = (),
+    size: str | None = None,
+    resources: Mapping[str, Resources] | None = None,
+) -> Plan:
+    """Plan the graph.yaml at `path` in a size; `only` keeps the named nodes and what they need.
+
+    resources: what the command line says of them, by stage.
+    """
+    graph = sized(read_graph(path), size)
+    planner = _Planner(outputs, resources or {})
     nodes: list[Node] = []
     absent: dict[str, str] = {}
     for instance in _only(expand(graph), only):
@@ -34,7 +46,10 @@ def make_plan(path: Path, outputs: str = "outputs", only: Sequence[str] = ()) ->
         except WeightsAbsent as error:
             absent[instance.id] = str(error)
     planner.digests.keep()
-    return Plan(graph.name, graph.question, outputs, str(Path.cwd()), nodes, graph.demo, absent)
+    return Plan(
+        folder_name(graph, size), graph.question, outputs, str(Path.cwd()), nodes, graph.demo, absent,
+        graph=str(path), size=size or FULL,
+    )  # fmt: skip
 
 
 def _only(instances: list[Instance], only: Sequence[str]) -> list[Instance]:
@@ -64,8 +79,8 @@ class _Lookup(Lookup):
 
 
 class _Planner:
-    def __init__(self, graph: GraphSpec, outputs: str) -> None:
-        self.graph, self.outputs = graph, outputs
+    def __init__(self, outputs: str, resources: Mapping[str, Resources]) -> None:
+        self.outputs, self.resources = outputs, resources
         self.composer = Composer()
         self.refs: dict[Path, Ref] = {}
         self.paths: dict[str, str] = {}
@@ -78,6 +93,7 @@ class _Planner:
             stage = stage_named(instance.stage)
             paths = {key: self.paths[need] for key, need in instance.needs.items()}
             values = {**self.composer.values(stage, instance.overrides, paths), "outputs": self.outputs}
+            asked = self._resources(stage, instance, values)
             spec = stage.spec.parse(values)
             _refuse_implicit_packs(stage, spec)
             ref = plan_stage(stage, spec, self.lookup)
@@ -89,8 +105,17 @@ class _Planner:
         return Node(
             instance.id, instance.node, instance.stage, dict(instance.variables), list(instance.overrides),
             dict(instance.needs), str(ref.path), ref.fingerprint, dict(ref.inputs or {}), ref.synthetic, state,
-            dict(ref.config), stale,
+            dict(ref.config), stale, asked, dict(ref.identity),
         )  # fmt: skip
+
+    def _resources(self, stage: Stage, instance: Instance, values: dict[str, Any]) -> dict[str, Any]:
+        """What the node asks for; a Trainer on several machines is told their number, which is no science."""
+        asked = resources_of(stage.name, self.resources, [instance.resources])
+        if asked["gpus"] * asked["nodes"] > 1 and not stage.distributed:
+            raise ConfigError(f"{stage.name} runs in one process; gpus={asked['gpus']} nodes={asked['nodes']} is more")
+        if asked["nodes"] > 1:
+            values["trainer"] = {**values["trainer"], "num_nodes": asked["nodes"]}
+        return asked
 
     def _state(self, stage: Stage, spec: StageSpec, ref: Ref) -> tuple[str, list[str]]:
         """done, partial or to do; and, of a finished one, the modules whose code has changed since."""

@@ -11,6 +11,10 @@ nodes:
     stage: finetune
     needs: {pack: pack}          # the override `pack=<path of that node's artifact>`
     foreach: {seed: [0, 1]}      # twice: with seed=0 and with seed=1
+stages:
+  finetune: {overrides: [trainer=bf16], resources: {gpus: 1}}    # of all nodes of a stage
+sizes:
+  small: {foreach: {seed: [0]}, nodes: {pack: {overrides: [data.patches_per_class=8]}}}
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from typing import Any
 import yaml
 from pydantic import Field, field_validator
 
+from ssl_sat.graph.resources import Resources
 from ssl_sat.spec import ConfigError, MissingInput, Spec
 
 Scalar = bool | int | float | str | None
@@ -59,6 +64,7 @@ class NodeSpec(Spec):
     overrides: tuple[str, ...] = ()
     needs: dict[str, str] = Field(default_factory=dict)
     foreach: dict[str, list[Scalar] | dict[str, Variant]] = Field(default_factory=dict)
+    resources: Resources = Resources()
 
     _are_texts = field_validator("overrides", mode="before")(_texts)
 
@@ -71,13 +77,51 @@ class NodeSpec(Spec):
         return value
 
 
+class StageDefaults(Spec):
+    """Overrides and resources of every node of a stage; a node's own of the same key win."""
+
+    overrides: tuple[str, ...] = ()
+    resources: Resources = Resources()
+
+    _are_texts = field_validator("overrides", mode="before")(_texts)
+
+
+class NodeChange(Spec):
+    """What a size changes of a node: overrides replace those of the same key, needs and resources are merged.
+
+    foreach replaces the variables that it names: by other values or variants, by some of the variants (a list of
+    their labels), or, with null, by none.
+    """
+
+    overrides: tuple[str, ...] = ()
+    needs: dict[str, str] = Field(default_factory=dict)
+    foreach: dict[str, list[Scalar] | dict[str, Variant] | None] = Field(default_factory=dict)
+    resources: Resources = Resources()
+
+    _are_texts = field_validator("overrides", mode="before")(_texts)
+
+
+class SizeSpec(Spec):
+    """One size of an experiment, as changes to its nodes. A node of `null` is left out.
+
+    foreach: values of variables wherever they occur; stages: as in the graph, before the nodes' own changes.
+    """
+
+    question: str | None = None
+    foreach: dict[str, list[Scalar] | dict[str, Variant] | None] = Field(default_factory=dict)
+    stages: dict[str, StageDefaults] = Field(default_factory=dict)
+    nodes: dict[str, NodeChange | None] = Field(default_factory=dict)
+
+
 class GraphSpec(Spec):
-    """An experiment: its question and its nodes."""
+    """An experiment: its question and its nodes. The nodes as written are the size `full`."""
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
     question: str
     demo: bool = False
     nodes: dict[str, NodeSpec]
+    stages: dict[str, StageDefaults] = Field(default_factory=dict)
+    sizes: dict[str, SizeSpec] = Field(default_factory=dict)
 
 
 def read_graph(path: Path) -> GraphSpec:
@@ -94,7 +138,23 @@ def read_graph(path: Path) -> GraphSpec:
     nodes = values.get("nodes")
     if not isinstance(nodes, dict) or not nodes:
         raise ConfigError(f"{path}: `nodes` must map at least one node to its stage")
-    return GraphSpec.parse({**values, "nodes": {key: _node(path, key, node) for key, node in nodes.items()}}, str(path))
+    parsed: dict[str, Any] = {"nodes": {key: _node(path, key, node) for key, node in nodes.items()}}
+    for part, kind in (("stages", StageDefaults), ("sizes", SizeSpec)):
+        held = values.get(part, {})
+        if isinstance(held, dict):  # otherwise the graph's own check says what is wrong
+            parsed[part] = {key: _part(kind, item, f"{path}: {part}.{key}") for key, item in held.items()}
+    return GraphSpec.parse({**values, **parsed}, str(path))
+
+
+def _part(kind: type[Spec], values: Any, where: str) -> Any:
+    """A stage's defaults, a size or a size's node, each parsed by itself so that a mistake has a suggestion."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: a mapping is needed (got {values!r})")
+    nodes = values.get("nodes")
+    if kind is SizeSpec and isinstance(nodes, dict):
+        changes = {k: None if v is None else _part(NodeChange, v, f"{where}.nodes.{k}") for k, v in nodes.items()}
+        values = {**values, "nodes": changes}
+    return kind.parse(values, where)
 
 
 def _node(path: Path, key: Any, values: Any) -> NodeSpec:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,11 @@ import pytest
 from ssl_sat.graph import stages
 
 _STAGES = """
+import errno
+import faulthandler
 import os
+import resource
+import signal
 import time
 from pathlib import Path
 
@@ -36,17 +41,33 @@ class SumSpec(SourceSpec):
 def run(spec, inputs, out):
     name = f"{type(spec).__name__}-{spec.value}-{spec.seed}"
     with open("runs.txt", "a") as file:
-        file.write(f"{name} {os.environ.get('OMP_NUM_THREADS', 'own')}\\n")
+        seen = [os.environ.get(key, "own") for key in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "RANK")]
+        file.write(" ".join([name, *(value or "none" for value in seen)]) + "\\n")
     while Path(f"hold-{name}").exists():
         time.sleep(0.02)
     if Path(f"fail-{name}").exists():
         raise UserError(f"{name} was told to fail")
+    _end_as_told(name)
     if Path(f"crash-{name}").exists():
         raise ZeroDivisionError("one by nought")
     total = fake_numbers.add([spec.value, *(item.metrics["total"] for item in inputs.values())])
     (out / "result.txt").write_text(str(total))
     print(f"{name} makes {total}", flush=True)
     return {"total": total, "test_accuracy": 0.5 + 0.1 * spec.seed, "name": name}
+
+
+def _end_as_told(name):
+    # once each: what comes from outside, and a crash of the code's own
+    for path in Path().glob(f"once-*-{name}"):
+        path.unlink()
+        how = path.name.split("-")[1]
+        if how == "io":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        if how == "stop":
+            raise SystemExit(143)
+        faulthandler.disable()  # or a planted crash leaves pages of traces
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.kill(os.getpid(), getattr(signal, how))
 
 
 def _inputs(spec, lookup):
@@ -58,10 +79,15 @@ def _inputs(spec, lookup):
 CODE = ("fake_numbers",)
 SOURCE = Stage("fake_source", 1, SourceSpec, run, lambda s, i: f"v{s.value}-s{s.seed}", code=CODE,
                synthetic=lambda s: s.value == 7)
+TRAIN = Stage("fake_train", 1, SourceSpec, run, lambda s, i: f"v{s.value}-s{s.seed}", code=CODE, distributed=True)
 SUM = Stage("fake_sum", 1, SumSpec, run, lambda s, i: f"v{s.value}-s{s.seed}", _inputs, code=CODE)
 """
 _NUMBERS = "def add(values):\n    return sum(values)\n"
-_ENTRY_POINTS = "[ssl_sat.stages]\nfake_source = fake_stages:SOURCE\nfake_sum = fake_stages:SUM\n"
+_ENTRY_POINTS = """[ssl_sat.stages]
+fake_source = fake_stages:SOURCE
+fake_sum = fake_stages:SUM
+fake_train = fake_stages:TRAIN
+"""
 
 GRAPH = """
 name: sums
@@ -105,21 +131,20 @@ class Lab:
         self.graph.write_text(textwrap.dedent(text))
         return self.graph
 
-    def start(self, *overrides: str) -> subprocess.Popen:
+    def start(self, *overrides: str, env: dict[str, str] | None = None, graph: str = "mine.yaml") -> subprocess.Popen:
         root = Path(__file__).resolve().parents[2]
         path = os.pathsep.join([str(self.package), str(root)])
-        env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {
-            "PYTHONPATH": path,
-            "PYTHONUNBUFFERED": "1",
-        }
+        own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "SSL_SAT_SLOTS": str(self.folder / "slots"), **(env or {})}
+        left_out = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+        env = {k: v for k, v in os.environ.items() if k not in left_out} | own
         return subprocess.Popen(
-            [sys.executable, "-m", "ssl_sat.experiment", "graph=./mine.yaml", *overrides],
+            [sys.executable, "-m", "ssl_sat.experiment", f"graph=./{graph}", *overrides],
             cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def run(self, *overrides: str) -> tuple[int, str]:
-        process = self.start(*overrides)
-        output, _ = process.communicate(timeout=120)
+    def run(self, *overrides: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+        process = self.start(*overrides, env=env)
+        output, _ = process.communicate(timeout=240)
         return process.returncode, output
 
     @property
@@ -128,12 +153,10 @@ class Lab:
         path = self.folder / "runs.txt"
         return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
 
-    def wait_for(self, name: str, seconds: float = 60.0) -> None:
-        """Until the stage of this name has started once more than now is known."""
-        import time
-
+    def wait_for(self, name: str, times: int = 1, seconds: float = 240.0) -> None:
+        """Until the stage of this name has started so often."""
         end = time.monotonic() + seconds
-        while name not in self.runs:
+        while self.runs.count(name) < times:
             assert time.monotonic() < end, f"{name} did not start: {self.runs}"
             time.sleep(0.02)
 

@@ -12,6 +12,7 @@ import psutil
 
 from ssl_sat.artifact import Artifact
 
+TIMEOUT = 240  # a busy machine is no failure
 ROOT = Path(__file__).resolve().parents[2]
 ALL = ["SourceSpec-7-0", "SumSpec-1-0", "SumSpec-1-1", "SumSpec-3-0", "SumSpec-3-0"]
 SMALL = """
@@ -98,11 +99,11 @@ def test_a_killed_node_is_a_failure_and_the_same_command_finishes(lab):
     lab.write(SMALL)
     hold = lab.folder / "hold-SumSpec-3-0"
     hold.touch()
-    head = lab.start()
+    head = lab.start("retries=0")
     lab.wait_for("SumSpec-3-0")
     node_process(lab, "sum-value3").kill()
-    output, _ = head.communicate(timeout=60)
-    assert head.returncode == 1 and "failed: sum-value3: ended without a word" in output
+    output, _ = head.communicate(timeout=TIMEOUT)
+    assert head.returncode == 1 and "failed: sum-value3: ended by SIGKILL (killed, or out of memory)" in output
     hold.unlink()
     status, output = lab.run()
     assert status == 0, output
@@ -122,7 +123,7 @@ def test_a_killed_command_is_waited_for_and_nothing_runs_twice(lab):
         if "another run of this experiment is under way" in line:
             break
     hold.unlink()
-    output, _ = second.communicate(timeout=60)
+    output, _ = second.communicate(timeout=TIMEOUT)
     assert second.returncode == 0, output
     assert sorted(lab.runs) == ["SourceSpec-1-0", "SumSpec-3-0", "SumSpec-4-0", "SumSpec-5-0"]
 
@@ -150,11 +151,11 @@ def test_an_interrupt_ends_everything_cleanly(lab):
     lab.wait_for("SumSpec-3-0")
     node = node_process(lab, "sum-value3")
     head.send_signal(signal.SIGINT)
-    output, _ = head.communicate(timeout=60)
+    output, _ = head.communicate(timeout=TIMEOUT)
     assert head.returncode == 130
     assert output.splitlines()[-1] == "stopped; the same command goes on from here"
     assert "Traceback" not in output
-    end = time.monotonic() + 20
+    end = time.monotonic() + TIMEOUT
     while node.is_running() and node.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -177,7 +178,7 @@ def test_jobs_run_side_by_side_and_share_the_cores(lab):
     lab.wait_for("SumSpec-1-1")
     for path in lab.folder.glob("hold-*"):
         path.unlink()
-    output, _ = head.communicate(timeout=60)
+    output, _ = head.communicate(timeout=TIMEOUT)
     assert head.returncode == 0, output
     assert "own" not in (lab.folder / "runs.txt").read_text()
 
@@ -186,6 +187,9 @@ def test_changed_code_is_named_and_rerun_on_request(own_lab):
     own_lab.write("name: sums\nquestion: '?'\nnodes:\n  source: {stage: fake_source, overrides: [stale=warn]}\n")
     assert own_lab.run()[0] == 0
     numbers = own_lab.package / "fake_numbers.py"
+    numbers.write_text('def add(values):\n    """Sum, said otherwise."""\n    # and why\n    return sum(values)\n')
+    status, output = own_lab.run()
+    assert status == 0 and "everything is already done (1 nodes)" in output and "stale" not in output
     numbers.write_text("def add(values):\n    return sum(values) + 1\n")
     status, output = own_lab.run()
     assert status == 0 and "stale: the code of fake_numbers has changed since it made source" in output
