@@ -1,6 +1,6 @@
 """Figures of a report. Built on matplotlib's Figure objects (no pyplot, no global state), the same bytes every time.
 
-Every function returns a Figure; `save` writes it as PNG and PDF without time stamps. `demo=True` stamps DEMO DATA
+Every function returns a Figure; `save` writes it as PNG, PDF and SVG without time stamps. `demo=True` stamps DEMO DATA
 over the whole figure. Colours are told apart by colour-blind readers (Tol 2021, scheme 'muted'); OOD is black.
 """
 
@@ -34,46 +34,17 @@ Series = tuple[Sequence[float], Sequence[float]]
 
 
 def save(figure: Figure, stem: Path, dpi: int = 150) -> list[Path]:
-    """Write `<stem>.png` and `<stem>.pdf`; no date and no program name go into the files."""
-    paths = [stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")]
+    """Write `<stem>.png`, `.pdf` and `.svg`; no date and no program name go into the files."""
+    from matplotlib import rc_context
+
+    paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".pdf", ".svg")]
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once: a second drawing would move the axes a little
     figure.savefig(paths[0], dpi=dpi, metadata={"Software": None})
     figure.savefig(paths[1], metadata={"Creator": None, "Producer": None, "CreationDate": None})
+    with rc_context({"svg.hashsalt": "ssl_sat"}):  # ids within the file are drawn at random otherwise
+        figure.savefig(paths[2], metadata={"Creator": None, "Date": None})
     return paths
-
-
-def feature_map(
-    xy_N2: NDArray[np.floating[Any]],
-    labels_N: NDArray[Any],
-    classes: Sequence[str],
-    ood_N: NDArray[np.bool_],
-    *,
-    title: str = "",
-    ood_name: str = "OOD",
-    demo: bool = False,
-) -> Figure:
-    """Scatter plot of projected features: ID by class (labels_N; -1 = unlabelled), OOD as black crosses."""
-    figure = _figure(8.5, 5.5)
-    axes = figure.subplots()
-    size = float(np.clip(20_000 / max(len(xy_N2), 1), 3, 36))
-    known_N = ~ood_N
-    for k, name in [(-1, "unlabelled"), *enumerate(classes)]:
-        at_N = known_N & (labels_N == k)
-        if at_N.any():
-            colour = _COLOURS[k % len(_COLOURS)] if k >= 0 else "#BBBBBB"
-            marker = _MARKERS[max(k, 0) // len(_COLOURS) % len(_MARKERS)]
-            label = f"{name} ({int(at_N.sum()):,})"
-            x_M, y_M = xy_N2[at_N].T
-            axes.scatter(x_M, y_M, s=size, c=colour, marker=marker, linewidths=0, alpha=0.75, label=label)
-    if ood_N.any():
-        label = f"{ood_name} ({int(ood_N.sum()):,})"
-        x_M, y_M = xy_N2[ood_N].T
-        axes.scatter(x_M, y_M, s=1.6 * size, c="black", marker="x", linewidths=0.8, alpha=0.8, label=label)
-    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-    axes.set_title(title, loc="left", fontsize=11)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, markerscale=1.8)
-    return _stamped(figure, demo)
 
 
 def score_histograms(id_scores: Scores, ood_scores: Scores, *, title: str = "", demo: bool = False) -> Figure:
