@@ -69,11 +69,11 @@ def graph_path(spec: ExperimentSpec) -> Path:
 def run(spec: ExperimentSpec) -> None:
     """Plan and answer, or plan, show, run, report and check. SystemExit: 1 when a node failed, 130 when interrupted."""
     from ssl_sat.graph import expected, explain
-    from ssl_sat.graph.shown import show
+    from ssl_sat.graph.shown import answered, show
 
     plan = _plan(spec)
     expected.read_expected(plan)  # a mistake in it shall not wait for the end
-    if _answered(spec, plan):
+    if answered(spec, plan):
         return
     show(plan)
     try:
@@ -92,31 +92,6 @@ def _plan(spec: ExperimentSpec) -> Plan:
     from ssl_sat.graph.planner import make_plan
 
     return make_plan(graph_path(spec), spec.outputs, spec.only, spec.size, spec.resources)
-
-
-def _answered(spec: ExperimentSpec, plan: Plan) -> bool:
-    """Answer a question about the plan; return whether there was one."""
-    from ssl_sat.graph import shown
-
-    if spec.dry:
-        from ssl_sat.graph.estimate import guesses, in_words
-
-        found = guesses(plan)
-        shown.show(plan, found)
-        print(in_words(plan, found, spec.resolved().jobs or 1))
-    elif spec.status:
-        shown.show_status(plan)
-    elif spec.explain is not None:
-        from ssl_sat.graph.explain import explain
-
-        print("\n".join(explain(plan, spec.explain)))
-    elif spec.dag:
-        from ssl_sat.graph import dag
-
-        print("\n".join(str(path) for path in dag.write(plan, Path(plan.outputs) / "reports" / plan.name)))
-    else:
-        return False
-    return True
 
 
 def _run(plan: Plan, spec: ExperimentSpec) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssl_sat.graph.plan import Plan
@@ -10,11 +11,33 @@ from ssl_sat.progress import clock
 from ssl_sat.spec import WeightsAbsent
 
 if TYPE_CHECKING:
+    from ssl_sat.experiment import ExperimentSpec
     from ssl_sat.graph.estimate import Guess
     from ssl_sat.graph.expected import Finding
     from ssl_sat.graph.launch import Outcome
 
 _LINES = 12
+
+
+def answered(spec: ExperimentSpec, plan: Plan) -> bool:
+    """Answer a question that runs nothing; return whether there was one."""
+    if spec.dry:
+        from ssl_sat.graph.estimate import guesses, in_words
+
+        found = guesses(plan)
+        show(plan, found)
+        print(in_words(plan, found, spec.resolved().jobs or 1))
+    elif spec.status:
+        show_status(plan)
+    elif spec.explain is not None:
+        from ssl_sat.graph.explain import explain
+
+        print("\n".join(explain(plan, spec.explain)))
+    elif spec.dag:
+        from ssl_sat.graph import dag
+
+        print("\n".join(str(path) for path in dag.write(plan, Path(plan.outputs) / "reports" / plan.name)))
+    return spec.dry or spec.status or spec.dag or spec.explain is not None
 
 
 def show(plan: Plan, found: Mapping[str, Guess] | None = None) -> None:
