@@ -20,7 +20,7 @@ from scipy.linalg.blas import dsyrk
 from ssl_sat.spec import UserError
 
 Array = NDArray[np.float64]
-_CHUNK = 2048  # rows
+_CHUNK = 1024  # rows
 
 
 class SingularCovariance(UserError, ValueError):
@@ -39,8 +39,8 @@ class TiedGaussian:
         """Squared Mahalanobis distance of each sample to each mean, (N, K)."""
         lengths_K = (self.white_means_KD**2).sum(axis=1)
         parts = [np.empty((0, len(lengths_K)))]
-        for rows_ND in chunks(x_ND):
-            white_ND = whiten(self.factor_DD, rows_ND - self.centre_D)
+        for moved_ND in moved_chunks(x_ND, self.centre_D):
+            white_ND = whiten(self.factor_DD, moved_ND)
             crossed_NK = white_ND @ self.white_means_KD.T
             squares_N = np.einsum("nd,nd->n", white_ND, white_ND)
             parts.append(np.maximum(squares_N[:, None] - 2 * crossed_NK + lengths_K, 0.0))
@@ -77,19 +77,17 @@ def moments(x_ND: NDArray[np.floating[Any]], labels_N: NDArray[np.integer[Any]])
         raise ValueError(f"a Gaussian needs at least 2 labelled samples, there are {int(known_N.sum())}")
     x_ND, labels_N = (x_ND, labels_N) if known_N.all() else (x_ND[known_N], labels_N[known_N])
     classes_K, inverse_N, counts_K = np.unique(labels_N, return_inverse=True, return_counts=True)
-    sums_KD = np.zeros((len(classes_K), x_ND.shape[1]))
-    at = 0
-    for rows_ND in chunks(x_ND):
-        member_KN = np.arange(len(classes_K))[:, None] == inverse_N[at : at + len(rows_ND)]
-        sums_KD += member_KN.astype(np.float64) @ rows_ND
-        at += len(rows_ND)
-    means_KD, at = sums_KD / counts_K[:, None], 0
-    within_DD = np.zeros((x_ND.shape[1], x_ND.shape[1]), order="F")
-    for rows_ND in chunks(x_ND):
-        residual_ND = rows_ND - means_KD[inverse_N[at : at + len(rows_ND)]]
-        within_DD = dsyrk(1.0, residual_ND.T, beta=1.0, c=within_DD, lower=1, overwrite_c=1)
-        at += len(rows_ND)
-    return Moments(means_KD, counts_K, within_DD)
+    origin_D = np.asarray(x_ND[:_CHUNK], dtype=np.float64).mean(axis=0)  # near the data, so that little cancels
+    sums_KD, at = np.zeros((len(classes_K), x_ND.shape[1])), 0
+    scatter_DD = np.zeros((x_ND.shape[1], x_ND.shape[1]), order="F")
+    for moved_ND in moved_chunks(x_ND, origin_D):
+        member_KN = np.arange(len(classes_K))[:, None] == inverse_N[at : at + len(moved_ND)]
+        sums_KD += member_KN.astype(np.float64) @ moved_ND
+        scatter_DD = dsyrk(1.0, moved_ND.T, beta=1.0, c=scatter_DD, lower=1, overwrite_c=1)
+        at += len(moved_ND)
+    means_KD = sums_KD / counts_K[:, None]
+    within_DD = scatter_DD - np.tril(means_KD.T @ (means_KD * counts_K[:, None]))
+    return Moments(means_KD + origin_D, counts_K, within_DD)
 
 
 def tied(found: Moments, shrinkage: float) -> TiedGaussian:
@@ -131,7 +129,7 @@ def whiten(factor_DD: Array, x_ND: Array) -> Array:
     return solve_triangular(factor_DD, x_ND.T, lower=True, overwrite_b=True, check_finite=False).T
 
 
-def chunks(x_ND: NDArray[np.floating[Any]]) -> Iterator[Array]:
-    """A few thousand rows at a time, as float64."""
+def moved_chunks(x_ND: NDArray[np.floating[Any]], origin_D: Array) -> Iterator[Array]:
+    """x - origin in float64, some rows at a time."""
     for start in range(0, len(x_ND), _CHUNK):
-        yield np.asarray(x_ND[start : start + _CHUNK], dtype=np.float64)
+        yield np.subtract(x_ND[start : start + _CHUNK], origin_D, dtype=np.float64)
