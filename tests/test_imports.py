@@ -53,8 +53,11 @@ def imports(path: Path, inside_functions: bool = True) -> Iterator[str]:
 
 
 def layer(file: str) -> str:
-    """Package or module below ssl_sat: `data/sources/tiff.py` -> `data`, `pretrain.py` -> `pretrain`."""
-    return file.partition("/")[0].removesuffix(".py")
+    """Package or module below ssl_sat: `data/sources/tiff.py` -> `data`, `pretrain.py` -> `pretrain`.
+
+    The command of a package (`report/__main__.py`) stands above the graph.
+    """
+    return "command" if file.endswith("/__main__.py") else file.partition("/")[0].removesuffix(".py")
 
 
 def allowed(own: str) -> set[str]:
@@ -71,7 +74,7 @@ def allowed(own: str) -> set[str]:
     if own == "config":
         return FOUNDATIONS
     below = FOUNDATIONS | LEAVES | {"methods", "config"} | MIDDLE | stages
-    return below | {"graph"} if own in {"graph", "experiment", "verify"} else below
+    return below | {"graph"} if own in {"graph", "experiment", "verify", "command"} else below
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -90,7 +90,7 @@ def _spread(group: str, name: str, members: Sequence[Finished]) -> Spread:
     values = [float(member.metrics[name]) for member in members]
     deviation = statistics.stdev(values) if len(values) > 1 else None
     half_width = None if deviation is None else _t_quantile(len(values) - 1) * deviation / math.sqrt(len(values))
-    prints = ", ".join(member.short for member in members)
+    prints = " ".join(member.short for member in members)
     mean = statistics.fmean(values)
     return Spread(group, name, len(values), mean, deviation, half_width, min(values), max(values), prints)
 

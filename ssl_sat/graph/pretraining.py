@@ -1,7 +1,7 @@
 """What pretraining runs cost and what their features tell, side by side: a row for each group of seeds.
 
 All of it from artifacts. Accuracies come from metrics.json. Times come from provenance.json, so that they stand on the
-page and in `pretraining.md` and not in the experiment's metrics, which two runs share to the byte.
+page and in `tables/pretraining.md` and not in the experiment's metrics, which two runs share to the byte.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ssl_sat.graph.collect import Finished, group_of
+from ssl_sat.report.tables import Estimate
 
 MEASURES = ("knn_accuracy", "linear_accuracy")
 BASELINE = "simclr"
@@ -42,10 +43,24 @@ def _row(name: str, members: Sequence[Finished], baselines: dict[str, float]) ->
         label = measure.removesuffix("_accuracy")
         row[f"{label} untrained"] = _spread([m.metrics.get(f"{measure}_untrained") for m in members])
         row[label] = _spread([m.metrics.get(measure) for m in members])
+        row[f"{label} gain"] = _gain(members, f"{measure}_gain")
     row["n"] = members[0].metrics.get("watched_patches")
     row["cost / SimCLR"] = None if base is None else round(_seconds(members) / base, 2)
-    row["fingerprints"] = ", ".join(member.short for member in members)
+    row["fingerprints"] = " ".join(member.short for member in members)
     return row
+
+
+def _gain(members: Sequence[Finished], metric: str) -> Estimate | None:
+    """Mean over seeds with Student's interval; a gain compares each seed with itself, so that this one is paired."""
+    from ssl_sat.evaluation.detectable import mean_of
+
+    values = [member.metrics.get(metric) for member in members]
+    if None in values:
+        return None
+    found = mean_of([float(value) for value in values])  # type: ignore[arg-type]
+    half = found.half_width
+    ends = (None, None) if half is None else (found.mean - half, found.mean + half)
+    return Estimate(found.mean, *ends)
 
 
 def _method(item: Finished) -> str:
@@ -70,14 +85,3 @@ def _spread(values: Sequence[float | None]) -> str | None:
         return None
     mean = f"{statistics.fmean(known):.3f}"
     return f"{mean} ± {statistics.stdev(known):.3f}" if len(known) > 1 else mean
-
-
-def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a table for a page of documentation."""
-    names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([_cell(row[name]) for name in names] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    return "-" if value is None else str(value)

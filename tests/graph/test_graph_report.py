@@ -67,7 +67,8 @@ def test_the_page_names_every_fingerprint_and_is_self_contained(done):
     html = write_report(done).read_text()
     assert all(node.fingerprint[:8] in html for node in done.nodes)
     assert "What do the numbers add up to?" in html and "DEMO DATA" in html
-    assert "http://" not in html and "https://" not in html and "<script" not in html
+    assert "http://" not in html and "https://" not in html
+    assert all(f'id="fp-{node.fingerprint[:8]}"' in html for node in done.nodes)  # what the links lead to
 
 
 def test_real_data_is_not_stamped(lab):
@@ -85,3 +86,33 @@ def test_the_page_is_built_again_only_when_the_plan_has_moved_on(lab):
     assert write_report(make_plan(lab.graph)).stat().st_mtime_ns == before
     make(plan)
     assert "Unfinished" not in write_report(make_plan(lab.graph)).read_text()
+
+
+def test_the_command_reports_what_was_run_and_names_what_was_not(lab, capsys):
+    from ssl_sat.report.__main__ import ReportSpec, run
+    from ssl_sat.spec import MissingInput
+
+    plan = make_plan(lab.graph)
+    with pytest.raises(MissingInput, match="no experiment 'sums' was run in outputs"):
+        run(ReportSpec(name="sums"))
+    plan.write()
+    make(plan, {"source", "middle-seed0"})
+    run(ReportSpec(name="sums"))
+    assert "report: outputs/reports/sums/report.html" in capsys.readouterr().out
+    assert "Unfinished: 2 of 5 nodes" in (lab.folder / "outputs/reports/sums/report.html").read_text()
+    with pytest.raises(MissingInput, match="did you mean 'sums'"):
+        run(ReportSpec(name="sumz"))
+
+
+def test_a_report_of_artifacts_made_by_hand_holds_what_went_into_them(lab):
+    from ssl_sat.report.__main__ import ReportSpec, plan_for
+
+    plan = make_plan(lab.graph)
+    make(plan, {"source", "middle-seed0", "middle-seed1"})
+    paths = tuple(node.artifact for node in plan.nodes if node.node == "middle")
+    found = plan_for(ReportSpec(name="mine", artifacts=paths))
+    assert [node.stage for node in found.nodes] == ["fake_source", "fake_sum", "fake_sum"]
+    assert found.nodes[1].needs == {"left": found.nodes[0].id}
+    assert [node.fingerprint for node in found.nodes] == [plan.nodes[n].fingerprint for n in range(3)]
+    html = write_report(found).read_text()
+    assert all(node.fingerprint[:8] in html for node in found.nodes)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ssl_sat.experiment import show
+from ssl_sat.graph.page import build_page
 from ssl_sat.graph.planner import make_plan
-from ssl_sat.graph.report import build_page
+from ssl_sat.graph.shown import show
 
 GRAPH = """
 name: starts

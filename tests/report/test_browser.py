@@ -159,22 +159,38 @@ def test_classes_and_data_sets_are_switched(browser: Browser) -> None:
     assert browser.evaluate("document.activeElement.textContent") == "inside (all)(225)"  # the focus stays
 
 
-def test_colours_change_with_what_is_asked(browser: Browser) -> None:
-    def colours() -> int:
-        browser.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        return browser.evaluate("""(() => {
-          const c = map.panels[1].base, d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data, found = {};
-          for (let n = 0; n < d.length; n += 4) if (d[n + 3] > 200) found[`${d[n]} ${d[n + 1]} ${d[n + 2]}`] = 1;
-          return Object.keys(found).length; })()""")
+def painted(browser: Browser, *colours: tuple[int, int, int]) -> list[bool]:
+    """Whether the second panel shows these colours."""
+    inked(browser, 1)
+    return browser.evaluate(f"""(() => {{
+      const c = map.panels[1].base, d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+      return {[list(colour) for colour in colours]}.map((colour) => {{
+        for (let n = 0; n < d.length; n += 4) {{
+          if (d[n + 3] > 150 && colour.every((value, k) => Math.abs(value - d[n + k]) < 8)) return true;
+        }}
+        return false;
+      }}); }})()""")
 
+
+def test_colours_change_with_what_is_asked(browser: Browser) -> None:
+    first_class, inside, outside = (0x33, 0x22, 0x88), (0x44, 0x77, 0xAA), (0xBB, 0x55, 0x66)
     radios = "[...document.querySelectorAll('.map input[type=radio]')]"
-    by_class = colours()
+    assert painted(browser, first_class, inside, outside) == [True, False, False]
+    browser.evaluate(f"{radios}[1].click()")
+    assert painted(browser, first_class, inside, outside) == [False, True, True]
     browser.evaluate(f"{radios}[2].click()")
     assert "100 %" in browser.evaluate("document.querySelector('.map .ramp').textContent")
-    by_kept = colours()
-    browser.evaluate(f"{radios}[1].click()")
-    assert colours() < by_class < by_kept
+    assert painted(browser, first_class, inside, outside) == [False, False, False]
     browser.evaluate(f"{radios}[0].click()")
+
+
+def test_a_class_that_is_pointed_at_stands_out(browser: Browser) -> None:
+    key = "document.querySelectorAll('.map .legend button')[1]"
+    browser.evaluate(f"{key}.dispatchEvent(new PointerEvent('pointerenter'))")
+    assert browser.evaluate("map.wanted") == [0]
+    assert painted(browser, (0x33, 0x22, 0x88), (0x88, 0xCC, 0xEE)) == [True, False]
+    browser.evaluate(f"{key}.dispatchEvent(new PointerEvent('pointerleave'))")
+    assert painted(browser, (0x33, 0x22, 0x88), (0x88, 0xCC, 0xEE)) == [True, True]
 
 
 def test_the_keyboard_goes_from_patch_to_patch(browser: Browser) -> None:

@@ -83,7 +83,7 @@ class PatchMap {
     this.colouring = "class";
     this.lines = true;
     this.view = { scale: 1, x: 0.5, y: 0.5 };
-    this.hovered = this.pinned = null;
+    this.hovered = this.pinned = this.wanted = null;
     this.order = this.shuffled();
     this.styles = this.styled();
     this.build();
@@ -111,7 +111,7 @@ class PatchMap {
       }
       if (group.class === null) return { colour: UNKNOWN, shape: "disc" };
       const at = inside++;
-      return { colour: TOL[at % TOL.length], shape: SHAPES[Math.floor(at / TOL.length) % SHAPES.length] };
+      return { colour: TOL[at % TOL.length], shape: SHAPES[(at + Math.floor(at / TOL.length)) % SHAPES.length] };
     });
   }
 
@@ -123,7 +123,7 @@ class PatchMap {
     this.legends = element("div", "legends");
     this.root.append(row, this.legends, element("p", "hint",
       "Pointer: the patch, ringed in every panel, with lines to its true nearest neighbours in the features. Click pins. " +
-      "Drag moves, Ctrl + wheel or + and − zoom, 0 resets; all panels move together. " +
+      "A class pointed at in the legend stands out, a click hides it, a double click shows it alone. Drag moves, Ctrl + wheel or + and − zoom, 0 resets; all panels move together. " +
       "Keyboard: Tab to a map, arrows go from patch to patch, Enter pins, Escape lets go."));
     this.live = element("div", "visually-hidden");
     this.live.setAttribute("aria-live", "polite");
@@ -225,6 +225,8 @@ class PatchMap {
       numbers.forEach((n) => (shown ? this.hidden.add(n) : this.hidden.delete(n)));
       this.refreshed(button);
     });
+    for (const [event, act] of [["pointerenter", () => this.want(numbers)], ["focus", () => this.want(numbers)],
+      ["pointerleave", () => this.want(null)], ["blur", () => this.want(null)]]) button.addEventListener(event, act);
     button.addEventListener("dblclick", () => {
       this.hidden = new Set(this.data.groups.map((_, n) => n).filter((n) => !numbers.includes(n)));
       this.refreshed(button);
@@ -233,9 +235,11 @@ class PatchMap {
   }
 
   refreshed(button) {
+    this.wanted = null;
     const at = [...this.legends.querySelectorAll("button")].indexOf(button);
     this.legend();
-    if (at >= 0) this.legends.querySelectorAll("button")[at].focus();
+    if (at >= 0) this.legends.querySelectorAll("button")[at].focus({ preventScroll: true });
+    this.wanted = null;
     if (this.hovered !== null && this.hidden.has(this.group[this.hovered])) this.hover(null);
     this.draw();
   }
@@ -301,20 +305,31 @@ class PatchMap {
     const radius = Math.min(5.5, Math.max(1.7, 130 / Math.sqrt(this.count))) * Math.min(2, Math.sqrt(this.view.scale));
     const made = new Map();
     pen.clearRect(0, 0, panel.width, panel.height);
-    pen.globalAlpha = 0.82;
     const { kept, neighbours } = this.states[at];
     for (const n of this.order) {
       const group = this.group[n];
       if (this.hidden.has(group)) continue;
       const share = kept[n] / neighbours;
       const key = this.colouring === "kept" ? group * 32 + Math.round(share * 20) : group;
-      if (!made.has(key)) made.set(key, marker(...this.look(group, share), radius * ratio));
+      if (!made.has(key)) made.set(key, this.stamp(group, share, radius * ratio));
+      pen.globalAlpha = this.wanted && !this.wanted.includes(group) ? 0.07 : 0.85;
       const [x, y] = this.place(n, at), stamp = made.get(key), side = stamp.width / ratio;
       if (x > -side && y > -side && x < panel.width + side && y < panel.height + side) {
         pen.drawImage(stamp, x - side / 2, y - side / 2, side, side);
       }
     }
     pen.globalAlpha = 1;
+  }
+
+  // Few crosses among many discs are drawn larger; a class that is pointed at in the legend larger still.
+  stamp(group, share, radius) {
+    const larger = (this.data.groups[group].ood ? 1.6 : 1) * (this.wanted?.includes(group) ? 1.35 : 1);
+    return marker(...this.look(group, share), radius * larger);
+  }
+
+  want(numbers) {
+    this.wanted = numbers?.some((n) => !this.hidden.has(n)) ? numbers : null;
+    this.draw();
   }
 
   drawOver() {

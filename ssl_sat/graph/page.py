@@ -1,0 +1,55 @@
+"""The page of an experiment, put together: what was found first, where it comes from after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssl_sat.graph import sections
+from ssl_sat.graph.collect import Finished, flat_metrics
+from ssl_sat.graph.plan import Plan
+from ssl_sat.graph.summary import findings, is_demo
+from ssl_sat.graph.tables import Table, tables
+from ssl_sat.report.html import Page
+from ssl_sat.spec import WeightsAbsent
+
+
+def build_page(
+    plan: Plan,
+    items: Sequence[Finished],
+    made: Sequence[Table] | None = None,
+    drawn: Mapping[str, Path] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> Page:
+    """The page; tables and metrics are made where they are not given, figures left out."""
+    made = tables(items) if made is None else made
+    metrics = flat_metrics(plan, items) if metrics is None else metrics
+    drawn = drawn or {}
+    page = Page(f"Experiment {plan.name}", plan.question, demo=is_demo(plan))
+    _warnings(page, plan, items)
+    page.heading("Summary")
+    page.cards(sections.key_numbers(plan, items))
+    page.findings(findings(made))
+    sections.expected(page, plan, metrics)
+    page.heading("Graph")
+    sections.graph(page, plan)
+    sections.classification(page, items, made, drawn)
+    sections.maps(page, items)
+    sections.ood(page, items, made, drawn)
+    sections.pretraining(page, items, made)
+    sections.curves(page, items)
+    sections.nodes(page, plan, items)
+    sections.provenance(page, items)
+    sections.all_metrics(page, items)
+    return page
+
+
+def _warnings(page: Page, plan: Plan, items: Sequence[Finished]) -> None:
+    if len(items) < len(plan.nodes):
+        page.warning(f"Unfinished: {len(items)} of {len(plan.nodes)} nodes are done; the tables hold those alone.")
+    for name, reason in plan.absent.items():
+        page.warning(f"{name}: {WeightsAbsent.row} ({reason})")
+    stale = sorted({module for node in plan.nodes for module in node.stale})
+    if stale:
+        page.warning(f"Stale: the code of {', '.join(stale)} has changed since it made some of these artifacts.")

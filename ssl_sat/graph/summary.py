@@ -1,0 +1,124 @@
+"""What an experiment found, in sentences made of its numbers, and drawn: means over seeds, paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ssl_sat.graph.collect import Finished, group_of
+from ssl_sat.graph.plan import Plan
+from ssl_sat.graph.tables import PROBE, Row, Table, is_part
+from ssl_sat.report.tables import Column, Estimate, cell
+
+_MOST = 8  # sentences
+_LINES = 60  # of a figure
+_MAIN = ("test_accuracy", "test_map_macro")
+_TITLES = {"test_accuracy": "test accuracy", "test_map_macro": "test mAP", "test_macro_f1": "test macro F1"}
+_SIGNED, _PLAIN = Column("", "", 3, signed=True), Column("", "", 3)
+
+
+def is_demo(plan: Plan) -> bool:
+    """Whether what is shown is no result."""
+    return plan.demo or any(node.synthetic for node in plan.nodes)
+
+
+def title_of(metric: str) -> str:
+    """A metric's name for readers."""
+    if metric.endswith("_auroc"):
+        return f"AUROC of {metric.removesuffix('_auroc').replace('_', ' ')}"
+    return _TITLES.get(metric, metric.replace("_", " "))
+
+
+def findings(made: Sequence[Table]) -> list[str]:
+    """The main differences, each with its interval and whether it has been shown; and detectors beside the probe."""
+    by_name = {table.name: table.rows for table in made}
+    lines = [_difference(row) for row in by_name.get("paired", []) if row["metric"] in _MAIN]
+    rest = len(lines) - _MOST
+    lines = lines[:_MOST] + ([f"{rest} more comparisons are in the table of pairs."] if rest > 0 else [])
+    return lines + _beside_probe(by_name.get("ood", []))
+
+
+def _difference(row: Row) -> str:
+    found = row["difference"]
+    seeds = f"{row['seeds']} seed{'s' if row['seeds'] != 1 else ''}"
+    return (
+        f"{row['first']} − {row['second']}: {title_of(str(row['metric']))} {cell(found, _SIGNED)} over {seeds}: "
+        f"{row['verdict']}."
+    )
+
+
+def _beside_probe(rows: Sequence[Row]) -> list[str]:
+    """For each group the detector of the largest gain over the shortcut probe."""
+    lines = []
+    rows = [row for row in rows if not is_part(str(row["detector"]))]
+    for runs in dict.fromkeys(row["runs"] for row in rows):
+        own = [row for row in rows if row["runs"] == runs and _value(row["gain_over_probe"]) is not None]
+        if own:
+            best = max(own, key=lambda row: _value(row["gain_over_probe"]) or 0.0)
+            gain = best["gain_over_probe"]
+            low = gain.low if isinstance(gain, Estimate) else None
+            said = "beats" if low is not None and low > 0 else "is not shown to beat"
+            lines.append(
+                f"{runs}: {best['detector']} (AUROC {cell(best['auroc'], _PLAIN)}) {said} the shortcut probe: "
+                f"{cell(gain, _SIGNED)}."
+            )
+    return lines[:_MOST]
+
+
+def _value(value: Any) -> float | None:
+    return value.value if isinstance(value, Estimate) else value
+
+
+def draw(folder: Path, plan: Plan, items: Sequence[Finished], made: Sequence[Table]) -> dict[str, Path]:
+    """Draw means and differences as PNG, PDF and SVG; return the PNG by name."""
+    drawn: dict[str, Any] = {}
+    rows = {table.name: table.rows for table in made}
+    demo = is_demo(plan)
+    for metric in _MAIN:
+        results = [row for row in rows.get("results", []) if row[metric] is not None]
+        if len(results) > 1:
+            lines = [_line(str(row["runs"]), row[metric], _seeds(items, str(row["runs"]), metric)) for row in results]
+            drawn[metric] = _figure(lines, title_of(metric), demo)
+        pairs = [row for row in rows.get("paired", []) if row["metric"] == metric]
+        if pairs:
+            lines = [_line(f"{row['first']} − {row['second']}", row["difference"], ()) for row in pairs]
+            drawn[f"{metric}_paired"] = _figure(lines, f"difference of {title_of(metric)}", demo, zero=True)
+    aurocs = [row for row in rows.get("ood", []) if not is_part(str(row["detector"]))]
+    if aurocs:
+        lines = [
+            _line(
+                f"{row['detector']}, {row['runs']}", row["auroc"],
+                _seeds(items, str(row["runs"]), f"{str(row['detector']).replace(' ', '_')}_auroc"),
+                apart=row["detector"] == PROBE.replace("_", " "),
+            )
+            for row in aurocs
+        ]  # fmt: skip
+        drawn["auroc"] = _figure(lines, "AUROC (grey: shortcut probe)", demo)
+    return _saved(folder, drawn)
+
+
+def _line(label: str, value: Any, seeds: tuple[float, ...], apart: bool = False) -> Any:
+    from ssl_sat.report.summary_figures import Line
+
+    found = value if isinstance(value, Estimate) else Estimate(float(value), None, None)
+    return Line(label, found.value, found.low, found.high, seeds, apart)
+
+
+def _seeds(items: Sequence[Finished], group: str, metric: str) -> tuple[float, ...]:
+    return tuple(float(i.metrics[metric]) for i in items if group_of(i.node) == group and metric in i.metrics)
+
+
+def _figure(lines: Sequence[Any], xlabel: str, demo: bool, zero: bool = False) -> Any:
+    from ssl_sat.report.summary_figures import intervals
+
+    return intervals(lines[:_LINES], xlabel=xlabel, zero=zero, demo=demo)
+
+
+def _saved(folder: Path, drawn: dict[str, Any]) -> dict[str, Path]:
+    if not drawn:
+        return {}
+    from ssl_sat.report.figures import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return {name: save(figure, folder / name)[0] for name, figure in drawn.items()}
