@@ -72,7 +72,7 @@ def test_every_option_of_a_group_fits_its_spec(group: str) -> None:
         ("pretrain", "encoder=vitt", "did you mean 'vit"),
         ("pretrain", "data=euro_sat_rgb", "did you mean 'eurosat_rgb'?"),
         ("ood_eval", "ood=ucmerce", "ood: no 'ucmerce' (there are: bigearthnet_v1,"),
-        ("ood_eval", "detectors=[mps]", "detector: no 'mps' (there are: energy,"),
+        ("ood_eval", "detectors=[mps]", "detector: no 'mps' (there are: ash, energy,"),
         ("finetune", "stem=by_nam", "did you mean 'by_name'?"),
         ("finetune", "stale=rerum", "Input should be 'warn', 'rerun' or 'error' (got 'rerum'); did you mean 'rerun'?"),
         ("pack", "data.split=oficial", "did you mean 'official'?"),

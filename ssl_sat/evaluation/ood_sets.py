@@ -231,9 +231,14 @@ def _not_identical(
 ) -> tuple[np.ndarray, int]:
     """OOD rows whose record, bit for bit, is that of no in-distribution patch, and how many others there were.
 
-    Of another data set any such patch is an error: the folders overlap. Within one (`mend`) they are left out.
+    Of another data set any such patch is an error: the folders overlap, in whatever split. Within one data set (`mend`)
+    patches that are in train, val or ID as well are left out.
     """
-    known = {*data.column("digest").take(np.concatenate([data.rows("train"), id_rows])).to_pylist()}
+    own = [
+        id_rows,
+        *(data.rows(split) for split in (("train", "val") if mend else data.splits) if split in data.splits),
+    ]
+    known = {*data.column("digest").take(np.concatenate(own)).to_pylist()}
     digests = ood.column("digest").take(ood_rows).to_pylist()
     same = np.array([digest in known for digest in digests], bool)
     if same.any() and not mend:
