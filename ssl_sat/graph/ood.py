@@ -18,7 +18,7 @@ from typing import Any
 
 from ssl_sat.graph.collect import Finished, group_of
 from ssl_sat.report.ood_table import COLUMNS, PROBE
-from ssl_sat.report.tables import Column, Estimate, Value, write_tables
+from ssl_sat.report.tables import Column, Estimate, Value
 
 Row = dict[str, Value]
 _MANY = 3  # classes held out one by one from which their mean is reported
@@ -225,11 +225,3 @@ def near_figures(folder: Path, items: Sequence[Finished], demo: bool) -> dict[st
         folder.mkdir(parents=True, exist_ok=True)
         drawn[name] = figures.save(figure, folder / name)[0]
     return drawn
-
-
-def write_ood(folder: Path, items: Sequence[Finished], name: str, demo: bool) -> list[str]:
-    """Write the tables and the figure into one folder; return lines on chosen detectors."""
-    for stem, _, caption, columns, rows in ood_tables(items):
-        write_tables(folder / stem, columns, rows, f"{name}: {caption}")
-    near_figures(folder, items, demo)
-    return [chosen_line(arm, members) for arm, members in near_ood(joined(items)).items()]
