@@ -1,20 +1,21 @@
 """The graph as a picture: needed nodes on the left, each with its state by colour, sign and words (SVG, and PNG).
 
 Layers are longest paths from the left; within a layer nodes are ordered by the mean place of their neighbours, to and
-fro (Sugiyama et al. 1981, with barycentres). A graph of more than MOST nodes is drawn by its nodes before `foreach`.
+fro (Sugiyama et al. 1981, with barycentres). What would be too large is drawn without its seeds, or else by the nodes
+before `foreach`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from ssl_sat.graph.plan import Plan
+from ssl_sat.graph.plan import Node, Plan
 from ssl_sat.graph.status import STATES, Standing, counted, standings
 
-MOST = 60
+MOST, TALLEST = 60, 16  # boxes in all, and in one layer
 _COLOURS: Mapping[str, tuple[str, str]] = {  # fill and sign; Okabe and Ito's palette, lightened under black text
     "done": ("#9fd8c5", "\u2713"),
     "running": ("#a9d3ef", "\u25b6"),
@@ -26,7 +27,7 @@ _COLOURS: Mapping[str, tuple[str, str]] = {  # fill and sign; Okabe and Ito's pa
     "to do": ("#ffffff", "\u25cb"),
     "absent": ("#dddddd", "\u2013"),
 }
-_HIGH, _GAP, _BETWEEN, _MARGIN, _LETTER, _TITLE = 40, 14, 70, 16, 6.7, 44  # px
+_HIGH, _GAP, _BETWEEN, _MARGIN, _LETTER, _TITLE = 40, 14, 70, 16, 7.8, 44  # px
 _SWEEPS = 8
 
 
@@ -58,15 +59,16 @@ class Picture:
 def picture(plan: Plan) -> Picture:
     """Lay a plan out."""
     found = standings(plan)
-    each = len(found) + len(plan.absent) <= MOST
-    boxes = [_box(item) for item in found] if each else _grouped(found)
-    if each:
-        boxes += [Box(name, "weights absent", "absent", [], title=why) for name, why in plan.absent.items()]
+    boxes = [_box(item) for item in found]
+    boxes += [Box(name, "weights absent", "absent", [], title=why) for name, why in plan.absent.items()]
+    for name_of in (_without_seed, lambda node: node.node):
+        if _too_large(boxes):
+            boxes = _grouped(found, name_of)
     title = f"{plan.name}: {counted(found)}" + (f", {len(plan.absent)} absent" if plan.absent else "")
     layers = _layers(boxes)
     _order(layers)
     width, height = _place(layers)
-    return Picture(title, boxes, max(width, len(title) * 7.5 + 2 * _MARGIN), height)
+    return Picture(title, boxes, max(width, len(title) * 10.5 + 2 * _MARGIN), height)
 
 
 def _box(item: Standing) -> Box:
@@ -75,12 +77,20 @@ def _box(item: Standing) -> Box:
     return Box(item.node.id, words, item.state, list(dict.fromkeys(item.node.needs.values())), title)
 
 
-def _grouped(found: Sequence[Standing]) -> list[Box]:
-    """One box a node of the graph file, with counts; its state is the one that asks for attention first."""
-    of = {item.node.id: item.node.node for item in found}
+def _too_large(boxes: Sequence[Box]) -> bool:
+    return len(boxes) > MOST or max(len(layer) for layer in _layers(boxes)) > TALLEST
+
+
+def _without_seed(node: Node) -> str:
+    return node.id.replace(f"-seed{node.variables.get('seed')}", "", 1)
+
+
+def _grouped(found: Sequence[Standing], name_of: Callable[[Node], str]) -> list[Box]:
+    """One box for the nodes of one name, with counts; its state is the one that asks for attention first."""
+    of = {item.node.id: name_of(item.node) for item in found}
     groups: dict[str, list[Standing]] = {}
     for item in found:
-        groups.setdefault(item.node.node, []).append(item)
+        groups.setdefault(of[item.node.id], []).append(item)
     weighty = ("failed", "running", "queued", "waiting", "stopped", "partial", "to do", "done")
     boxes = []
     for name, members in groups.items():

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import psutil
 import pytest
@@ -62,16 +63,21 @@ def test_each_node_has_gpus_of_its_own(lab):
     for value in (1, 2, 3):
         (lab.folder / f"hold-SourceSpec-{value}-0").touch()
     head = lab.start("launch=gpus", "gpus=[3,5]", "pause_s=0")
-    for value in (1, 2):
-        lab.wait_for(f"SourceSpec-{value}-0")
+    held = [f"SourceSpec-{value}-0" for value in (1, 2, 3)]
+    end = time.monotonic() + TIMEOUT
+    while sum(name in held for name in lab.runs) < 2:
+        assert time.monotonic() < end and head.poll() is None
+        time.sleep(0.05)
+    beside = [line.split() for line in (lab.folder / "runs.txt").read_text().splitlines()]
+    assert {gpus for name, _, gpus, _ in beside if name in held} == {"3", "5"}
     for path in lab.folder.glob("hold-*"):
         path.unlink()
     output, _ = head.communicate(timeout=TIMEOUT)
     assert head.returncode == 0, output
     rows = [line.split() for line in (lab.folder / "runs.txt").read_text().splitlines()]
     seen = {(name, rank): gpus for name, _, gpus, rank in rows}
-    assert {seen["SourceSpec-1-0", "own"], seen["SourceSpec-2-0", "own"]} == {"3", "5"}  # side by side
-    assert seen["SourceSpec-3-0", "own"] in ("3", "5") and seen["SourceSpec-4-0", "own"] == "none"
+    assert all(seen[f"SourceSpec-{value}-0", "own"] in ("3", "5") for value in (1, 2, 3))
+    assert seen["SourceSpec-4-0", "own"] == "none"
     assert seen["SourceSpec-5-0", "0"] == seen["SourceSpec-5-0", "1"] == "3,5"  # two processes by torchrun
     assert len(rows) == 6
 

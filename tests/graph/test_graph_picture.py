@@ -74,5 +74,8 @@ def test_many_nodes_are_drawn_in_groups_and_a_png_is_written(lab):
     boxes = {box.name: box for box in dag.picture(plan).boxes}
     assert list(boxes) == ["source", "middle", "end"] and boxes["end"].needs == ["middle"]
     assert boxes["middle"].words == "fake_sum, 40 to do"
+    lab.write(lab.graph.read_text().replace("foreach: {seed: ", "foreach: {rate: [1, 2], seed: "))
+    names = [box.name for box in dag.picture(make_plan(lab.graph)).boxes]  # 161 nodes, without their seeds five
+    assert names == ["source", "middle-rate1", "middle-rate2", "end-rate1", "end-rate2"]
     svg, png = dag.write(plan, lab.folder / "pictures")
     assert svg.read_text().startswith("<svg") and png.read_bytes().startswith(b"\x89PNG")
