@@ -235,8 +235,9 @@ def nodes(page: Page, plan: Plan, items: Sequence[Finished]) -> None:
     rows = [
         {
             "node": node.id, "stage": node.stage, "state": node.state, "fingerprint": node.fingerprint[:8],
-            "artifact": node.artifact, "seconds": _rounded(seconds.get(node.id)),
+            "artifact": shown(Path(node.artifact)), "seconds": _rounded(seconds.get(node.id)),
             "needs": ", ".join(node.needs.values()) or None, "overrides": " ".join(node.overrides) or None,
+            "whole fingerprint": node.fingerprint,
         }
         for node in plan.nodes
     ]  # fmt: skip
@@ -247,8 +248,8 @@ def nodes(page: Page, plan: Plan, items: Sequence[Finished]) -> None:
     )
 
 
-def _rounded(value: Any) -> float | None:
-    return None if value is None else round(float(value), 1)
+def _rounded(value: Any) -> int | None:
+    return None if value is None else round(float(value))
 
 
 def provenance(page: Page, items: Sequence[Finished]) -> None:

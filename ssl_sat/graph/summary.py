@@ -57,8 +57,8 @@ def _beside_probe(rows: Sequence[Row]) -> list[str]:
         if own:
             best = max(own, key=lambda row: _value(row["gain_over_probe"]) or 0.0)
             gain = best["gain_over_probe"]
-            low = gain.low if isinstance(gain, Estimate) else None
-            said = "beats" if low is not None and low > 0 else "is not shown to beat"
+            low, high = (gain.low, gain.high) if isinstance(gain, Estimate) else (None, None)
+            said = "beats" if (low or 0) > 0 else "does worse than" if (high or 0) < 0 else "is not shown to beat"
             lines.append(
                 f"{runs}: {best['detector']} (AUROC {cell(best['auroc'], _PLAIN)}) {said} the shortcut probe: "
                 f"{cell(gain, _SIGNED)}."

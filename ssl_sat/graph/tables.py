@@ -85,7 +85,8 @@ def _n(item: Finished, metric: str) -> int | None:
     if detector is None:
         return None
     counts = [item.metrics.get(f"{detector}_n_{side}", item.metrics.get(f"n_{side}")) for side in ("id", "ood")]
-    return sum(int(count) for count in counts) if None not in counts else None  # type: ignore[arg-type]
+    known = [int(count) for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _detectors(item: Finished) -> list[str]:

@@ -28,17 +28,17 @@ def write_sheets(folder: Path, pictures: Iterable[NDArray[np.float32]], cell_px:
     return count
 
 
-def _blocks(pictures: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+def _blocks(pictures: Iterable[NDArray[np.float32]]) -> Iterator[list[NDArray[np.float32]]]:
     """The same pictures, regrouped into as many as a sheet holds; sizes may differ from block to block."""
     waiting: list[NDArray[np.float32]] = []
     for block in pictures:
         for picture in block:
             waiting.append(picture)
             if len(waiting) == PER_SHEET:
-                yield waiting  # type: ignore[misc]
+                yield waiting
                 waiting = []
     if waiting:
-        yield waiting  # type: ignore[misc]
+        yield waiting
 
 
 def _sheet(cells: Sequence[NDArray[np.float32]], cell_px: int) -> NDArray[np.uint8]:
