@@ -15,7 +15,7 @@ from pathlib import Path
 from ssl_sat.graph.plan import Node, Plan
 from ssl_sat.graph.status import STATES, Standing, counted, standings
 
-MOST, TALLEST = 60, 16  # boxes in all, and in one layer
+MOST, TALLEST = 60, 24  # boxes in all, and in one layer
 _COLOURS: Mapping[str, tuple[str, str]] = {  # fill and sign; Okabe and Ito's palette, lightened under black text
     "done": ("#9fd8c5", "\u2713"),
     "running": ("#a9d3ef", "\u25b6"),
