@@ -30,6 +30,7 @@ from ssl_sat.augment.views import Views
 from ssl_sat.data.packed import Pack
 from ssl_sat.data.subset import SubsetSpec, select
 from ssl_sat.encoders import ENCODERS
+from ssl_sat.evaluation.detectable import mean_of
 from ssl_sat.evaluation.packs import batches
 from ssl_sat.evaluation.probes import knn_predict
 from ssl_sat.optim.schedule import warmup_cosine
@@ -148,6 +149,17 @@ def main() -> None:
                   f"{found['images_per_second']:.0f} images/s", flush=True)  # fmt: skip
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "time_to_quality.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print(summary(rows))
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """The differences, seed by seed: their mean with Student's interval."""
+    lines = []
+    for measure, unit in (("knn", "kNN accuracy"), ("images_per_second", "images/s")):
+        found = mean_of([row["ssl_sat"][measure] - row["lightly"][measure] for row in rows])
+        half = "" if found.half_width is None else f" +- {found.half_width:.4f}"
+        lines.append(f"ssl_sat - lightly, {unit}: {found.mean:+.4f}{half} over {len(rows)} seeds")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
