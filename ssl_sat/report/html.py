@@ -3,7 +3,7 @@
     page = Page("Pretraining on BigEarthNet", demo=False)
     page.heading("Accuracy")
     page.table([{"encoder": "vit", "accuracy": 0.9731, "from": Prints(("1a2b3c4d",))}], caption="EuroSAT test split")
-    page.image(folder / "umap.png", alt="UMAP of the features")
+    page.image(folder / "map.png", alt="UMAP of the features")
     page.write(folder / "report.html")
 
 A policy in its head lets it run its own script, by hash, and load nothing. Names of files and classes reach it as text:
