@@ -54,9 +54,9 @@ def _job(attempts: Attempts) -> tuple[str | None, float]:
             attempts.say(f"{node.id}: {error}; trying again")
             attempts.stop.wait(attempts.settings.slurm.poll_s)
             found = slurm.living(node, _queue(attempts, time.time()))  # it may have been taken after all
-            if found is not None:
-                return found.id, 0.0
-            continue
+            if found is None:
+                continue
+            job = found.id
         write_json(folder / f"{node.id}.json", {"job": job, "fingerprint": node.fingerprint, "memory": memory})
         attempts.note(state="queued", job=job)
         attempts.say(f"{node.id}: submitted as job {job}")
@@ -108,7 +108,8 @@ def _follow(attempts: Attempts, job: str, submitted: float) -> str | None:
 
 def _judged(attempts: Attempts, job: str, state: str) -> Ended:
     """From Slurm's word and the node's own note."""
-    if _made(attempts, _record(attempts).get("job") == job, patient=state in ("COMPLETED", "GONE")):
+    own = _record(attempts).get("job") == job
+    if _made(attempts, own, patient=state in ("COMPLETED", "GONE")):
         return Ended(0)
     if state == "OUT_OF_MEMORY":
         record = _record(attempts)
@@ -117,7 +118,7 @@ def _judged(attempts: Attempts, job: str, state: str) -> Ended:
     if state in slurm.TRANSIENT:
         return Ended(1, f"job {job}: {state}", True, limited=state in ("TIMEOUT", "PREEMPTED"))
     if state.startswith("CANCELLED"):
-        return Ended(1, f"job {job} was cancelled")
+        return Ended(1, f"job {job} was cancelled", transient=not own)  # another experiment was stopped: make it here
     note = read_note(attempts.folder, attempts.node.id)
     if note.get("state") in ("failed", "stopped"):
         return judged(1, note)

@@ -1,6 +1,8 @@
 """Attempts, GPUs by file locks (fake ones, on the CPU), and work that two commands share."""
 
 import fcntl
+import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -11,9 +13,12 @@ import psutil
 import pytest
 
 from ssl_sat.graph import slots
+from ssl_sat.graph.attempt import Attempts
+from ssl_sat.graph.endings import Ended, read_note
 from ssl_sat.graph.planner import make_plan
 from ssl_sat.graph.settings import LaunchSpec, visible_gpus
 from ssl_sat.spec import ConfigError
+from ssl_sat.stage import partial_of
 
 TIMEOUT = 240
 ENDINGS = """
@@ -56,6 +61,42 @@ def test_what_passes_is_tried_again_and_mistakes_are_not(lab):
     assert "stale: OSError: [Errno 116] Stale file handle; attempt 2 of 2" in output
     assert "5 nodes: 3 made now, 2 failed" in output
     assert "failed: crashed: ended by SIGSEGV" in output and "failed: mistaken: SourceSpec-5-0 was told" in output
+
+
+class Scripted(Attempts):
+    """Attempts whose ends are given; `saves` says before which of them a checkpoint is written."""
+
+    clock = itertools.count(1)
+
+    def __init__(self, plan, retries, ends, saves=()):
+        path = plan.write().resolve()
+        LaunchSpec(retries=retries, pause_s=0.0).write(plan.folder)
+        super().__init__(path, "source")
+        self.ends, self.saves, self.numbers = list(ends), saves, []
+
+    def _once(self, number):
+        self.numbers.append(number)
+        at = len(self.numbers)
+        if at in self.saves:
+            checkpoint = partial_of(self.path) / "checkpoints" / f"{at:09d}.ckpt"
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint.touch()
+            os.utime(checkpoint, (next(self.clock),) * 2)
+        return self.ends[at - 1]
+
+
+def test_a_time_limit_costs_no_attempt_when_something_was_saved(lab):
+    plan = make_plan(lab.graph)
+    limit, killed = Ended(1, "TIMEOUT", True, limited=True), Ended(-9, "killed", True)
+    saved = Scripted(plan, 0, [limit] * 4 + [Ended(0)], saves=(1, 2, 3, 4))
+    assert saved.until_ended() == 0 and saved.numbers == [1] * 5
+    assert saved.marker.read_text() == saved.node.fingerprint
+    stuck = Scripted(plan, 2, [limit] * 5)
+    assert stuck.until_ended() == 1 and stuck.numbers == [1, 2, 3]
+    assert read_note(plan.folder, "source")["error"] == "TIMEOUT"
+    mixed = Scripted(plan, 1, [killed, limit, killed], saves=(1, 2))  # a kill costs one, saved or not
+    assert mixed.until_ended() == 1 and mixed.numbers == [1, 2, 2]
+    assert Scripted(plan, 5, [Ended(2, "a mistake")]).until_ended() == 2
 
 
 def test_each_node_has_gpus_of_its_own(lab):

@@ -1,5 +1,6 @@
 """Jobs of Slurm: by the stand-in of fakes/slurm.py always, and by Debian's slurm-wlm too where that is installed."""
 
+import json
 import signal
 import subprocess
 import time
@@ -8,11 +9,12 @@ import psutil
 import pytest
 from fakes.slurm import SlurmWlm, StandIn, programs
 
-from ssl_sat.graph import slurm
+from ssl_sat.graph import job, slurm
+from ssl_sat.graph.attempt import Attempts
 from ssl_sat.graph.endings import read_note
 from ssl_sat.graph.planner import make_plan
 from ssl_sat.graph.resources import Resources
-from ssl_sat.graph.settings import SlurmSpec
+from ssl_sat.graph.settings import LaunchSpec, SlurmSpec
 
 TIMEOUT = 400
 SMALL = """
@@ -74,10 +76,10 @@ def test_nodes_are_jobs_that_outlive_their_command(lab, cluster):
     lab.wait_for("SumSpec-3-0", times=3)  # the same command tries again by itself
     kill_all(head)
 
-    job = read_note(plan.folder, "sum-value3")["job"]
+    number = read_note(plan.folder, "sum-value3")["job"]
     head = lab.start(*line, env=cluster.env)
     found = next(text for text in head.stdout if "in the queue already" in text)
-    assert f"sum-value3: job {job} is in the queue already; following it" in found
+    assert f"sum-value3: job {number} is in the queue already; following it" in found
     hold.unlink()
     output, _ = head.communicate(timeout=TIMEOUT)
     assert head.returncode == 0, output
@@ -117,6 +119,30 @@ def test_a_job_is_known_by_its_artifact(lab):
     assert slurm.living(make_plan(lab.graph).by_id["middle-seed0"], [mine]) is None
 
 
+def test_how_the_end_of_a_job_is_judged(lab):
+    plan = make_plan(lab.graph)
+    path = plan.write().resolve()
+    LaunchSpec(launch="slurm").write(plan.folder)
+    attempts = Attempts(path, "source")
+    record = plan.folder / "slurm" / "source.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps({"job": "7", "fingerprint": attempts.node.fingerprint, "memory": 1.0}))
+    ends = {state: job._judged(attempts, "7", state) for state in ("TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "FAILED")}
+    assert [(end.transient, end.limited) for end in ends.values()] == [
+        (True, True), (True, False), (True, False), (False, False),
+    ]  # fmt: skip
+    assert "before the node began" in ends["FAILED"].cause
+    assert json.loads(record.read_text())["memory"] == 2.0  # the next job asks for more
+    assert not job._judged(attempts, "7", "CANCELLED").transient
+    assert job._judged(attempts, "8", "CANCELLED by 0").transient  # another experiment's, stopped by its user
+    attempts.note(state="failed", status=2, error="a mistake")
+    assert (job._judged(attempts, "7", "FAILED").status, job._judged(attempts, "7", "FAILED").transient) == (2, False)
+    attempts.note(state="running")
+    assert job._judged(attempts, "7", "FAILED").transient
+    attempts.marker.touch()
+    assert job._judged(attempts, "7", "COMPLETED").status == 0
+
+
 def test_one_look_at_the_queue_serves_all(tmp_path, monkeypatch):
     standin = StandIn(tmp_path / "slurm")
     for key, value in standin.env.items():
@@ -127,7 +153,7 @@ def test_one_look_at_the_queue_serves_all(tmp_path, monkeypatch):
     for name, text in {"state": "PENDING", "name": "ssl_sat-x"}.items():
         (standin.jobs / "100" / name).write_text(text)
     assert slurm.queue(folder, 60.0) == []  # another node has just looked
-    assert [job.id for job in slurm.queue(folder, 0.0)] == ["100"]
+    assert [item.id for item in slurm.queue(folder, 0.0)] == ["100"]
     (standin.jobs / "100" / "state").write_text("COMPLETED")
     assert slurm.queue(folder, 60.0)[0].state == "PENDING"
     assert slurm.queue(folder, 60.0, since=time.time())[0].ended  # a job submitted after the last look
