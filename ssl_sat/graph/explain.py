@@ -90,7 +90,10 @@ def _reasons(plan: Plan, node: Node, seen: set[str]) -> Iterator[str]:
     if before is None:
         yield how
         return
-    for change in changes(node, before):
+    found = changes(node, before)
+    if not found:
+        yield "raw files or a version changed; which of them was not recorded when the other was made"
+    for change in found:
         yield str(change)
         need = _behind(plan, node, change)
         if need is not None and need.id not in seen:

@@ -86,7 +86,7 @@ def test_a_new_version_and_changed_files_have_their_names(made):
     for key in ("science", "versions"):  # an artifact of before they were recorded tells its config alone
         del values[key]
     record.write_text(json.dumps(values))
-    assert explain(make_plan(made.graph), "source")[1].startswith("  compared with fake_source/")
+    assert explain(make_plan(made.graph), "source")[1].startswith("  raw files or a version changed; which of them")
 
 
 def test_the_first_time_and_an_unknown_node(lab):
