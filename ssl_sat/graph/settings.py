@@ -57,8 +57,12 @@ class LaunchSpec(Spec):
             own["gpus"] = self.gpus or visible_gpus()
             if not own["gpus"]:
                 raise ConfigError("launch=gpus: no GPU is visible here; choose launch=local, or name them: gpus=[0,1]")
-        usual = {"local": 1, "gpus": len(own["gpus"] or ()), "slurm": 32}[self.launch]
-        return LaunchSpec(**{**own, "jobs": self.jobs or usual})
+        return LaunchSpec(**{**own, "jobs": self.at_a_time()})
+
+    def at_a_time(self) -> int:
+        """How many nodes run at the same time; one where launch=gpus finds no GPU, as in a dry run elsewhere."""
+        gpus = len(self.gpus or visible_gpus()) if self.launch == "gpus" else 0
+        return self.jobs or {"local": 1, "gpus": max(1, gpus), "slurm": 32}[self.launch]
 
     def write(self, folder: Path) -> None:
         """Leave them for the processes of the nodes."""

@@ -26,7 +26,7 @@ def answered(spec: ExperimentSpec, plan: Plan) -> bool:
 
         found = guesses(plan)
         show(plan, found)
-        print(in_words(plan, found, spec.resolved().jobs or 1))
+        print(in_words(plan, found, spec.at_a_time()))
     elif spec.status:
         show_status(plan)
     elif spec.explain is not None:
