@@ -45,7 +45,7 @@ def commands(eurosat: Path, ucmerced: Path, generated: Path) -> list[tuple[str, 
     return [
         ("doctor", "EuroSAT RGB, 27,000 JPEG", rgb),
         ("pack", "EuroSAT RGB, 27,000 JPEG", [*rgb, "progress=false"]),
-        ("doctor", "that pack", ["pack=latest"]),
+        ("doctor", "that pack", ["pack=outputs/pack/eurosat_rgb-random"]),
         ("pack", f"BigEarthNet, {BIGEARTHNET:,} generated patches of 12 GeoTIFF", ben),
         ("pretrain", "one epoch, 5,000 images, ResNet-18, 64 px",
          [*rgb, "subset={patches: 5000}", "encoder=resnet18", "augment=simclr_rgb", "epochs=1", "batch_size=128",
@@ -71,7 +71,7 @@ def measure(folder: Path, stage: str, on: str, overrides: Sequence[str]) -> Cost
     line = [sys.executable, "-m", f"ssl_sat.{stage}", *overrides]
     done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{' '.join(line)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        raise SystemExit(f"{' '.join(line)} ended with {done.returncode}:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
     return Cost(stage, on, time.perf_counter() - began, cpu_seconds() - used, size_of(folder) - before)
 
 
@@ -106,7 +106,7 @@ def main() -> None:
         work.mkdir()
         patches.write_layout(generated, BIGEARTHNET)
         costs = []
-        for stage, on, overrides in commands(options.eurosat.resolve(), options.ucmerced.resolve(), generated):
+        for stage, on, overrides in commands(options.eurosat.absolute(), options.ucmerced.absolute(), generated):
             costs.append(measure(work, stage, on, overrides))
             print(f"{stage:12} {costs[-1].wall_s:8.1f} s  {on}", file=sys.stderr, flush=True)
     text = f"{table(costs)}\n\n{machine()}"
