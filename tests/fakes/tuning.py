@@ -30,7 +30,7 @@ QUICK = (
 
 
 def make_pack(root: Path, sizes: tuple[int, ...] = (20, 20), val: float = 0.2) -> Path:
-    """Pack pictures of classes that hardly differ, so that networks overfit, `sizes[k]` of class k; return the folder."""
+    """Pack pictures of classes that hardly differ (networks overfit), `sizes[k]` of class k; return the folder."""
     generator = np.random.default_rng(0)
     for label, count in enumerate(sizes):
         folder = root / "raw" / f"class{label}"
