@@ -16,9 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_sat.ood.metrics import delong, roc_curve
-from ssl_sat.ood.score import Scores
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -45,43 +42,6 @@ def save(figure: Figure, stem: Path, dpi: int = 150) -> list[Path]:
     with rc_context({"svg.hashsalt": "ssl_sat"}):  # ids within the file are drawn at random otherwise
         figure.savefig(paths[2], metadata={"Creator": None, "Date": None})
     return paths
-
-
-def score_histograms(id_scores: Scores, ood_scores: Scores, *, title: str = "", demo: bool = False) -> Figure:
-    """Densities of the scores of both groups on common bins; the outermost 0.2 % are put into the end bins."""
-    figure = _figure(6.5, 4)
-    axes = figure.subplots()
-    low, high = np.quantile(np.concatenate([id_scores.values, ood_scores.values]), [0.002, 0.998])
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    smaller = min(len(id_scores), len(ood_scores))
-    bins = np.linspace(low, high, 1 + int(np.clip(2 * np.sqrt(smaller), 10, 50))).tolist()
-    for scores, name, colour, hatch in ((id_scores, "ID", _ID, ""), (ood_scores, "OOD", _OOD, "//")):
-        inside = np.clip(scores.values, low, high)
-        axes.hist(inside, bins, density=True, color=colour, alpha=0.25, hatch=hatch, edgecolor=colour, linewidth=0)
-        label = f"{name} ({len(scores):,})"
-        axes.hist(inside, bins, density=True, histtype="step", color=colour, linewidth=1.5, label=label)
-    axes.set(xlabel=f"{_plain(id_scores.detector)} score (higher = more OOD)", ylabel="density", title=title)
-    axes.legend(frameon=False)
-    _bare(axes)
-    return _stamped(figure, demo)
-
-
-def roc_curves(pairs: Mapping[str, tuple[Scores, Scores]], *, title: str = "", demo: bool = False) -> Figure:
-    """ROC curves with OOD as the positive class; the legend gives AUROC with its DeLong interval."""
-    figure = _figure(8.0, 4.8)
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
-    for at, (name, pair) in enumerate(pairs.items()):
-        area = delong(*pair)
-        label = f"{_plain(name)}\nAUROC {area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"
-        style = ("-", "--", "-.")[at // len(_COLOURS) % 3]
-        axes.plot(*roc_curve(*pair), color=_COLOURS[at % len(_COLOURS)], linestyle=style, linewidth=1.5, label=label)
-    axes.set(xlabel="share of ID flagged", ylabel="share of OOD flagged", title=title, xlim=(-0.01, 1.01))
-    axes.set(ylim=(-0.01, 1.01), aspect="equal")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    _bare(axes)
-    return _stamped(figure, demo)
 
 
 def confusion(

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
-from ssl_sat.ood.score import Scores
 from ssl_sat.report import figures, map_figures, maps, projection, summary_figures
 from ssl_sat.report.faithful import faithfulness
 from ssl_sat.report.html import Page
@@ -24,7 +23,6 @@ from ssl_sat.spec import MissingInput, UserError
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(-1, 3, 90)
-PAIR = (Scores("max_logit", RNG.normal(0, 1, 60)), Scores("max_logit", RNG.normal(1, 1, 40)))
 CLASSES = ("water", "forest & <field>", "town")
 PLACES = np.stack([LABELS, LABELS**2], 1) + RNG.normal(0, 0.1, (90, 2))
 OUTSIDE = np.arange(90) < 20
@@ -45,8 +43,6 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "panels": lambda demo: map_figures.panels(POINTS, MAPS, "umap", demo=demo),
     "neighbours": lambda demo: map_figures.neighbours_kept(MAPS, demo=demo),
     "intervals": lambda demo: summary_figures.intervals(LINES, xlabel="accuracy", zero=True, demo=demo),
-    "score_histograms": lambda demo: figures.score_histograms(*PAIR, demo=demo),
-    "roc_curves": lambda demo: figures.roc_curves({"max_logit": PAIR}, demo=demo),
     "confusion": lambda demo: figures.confusion(np.array([[5, 1, 0], [0, 9, 2], [0, 0, 0]]), CLASSES, demo=demo),
     "view_grid": lambda demo: figures.view_grid(
         np.full((2, 3, 8, 8, 3), 0.5),
@@ -95,7 +91,6 @@ def test_legends_say_counts_and_intervals() -> None:
     found = texts(FIGURES["panels"](False))
     assert f"water ({int((LABELS[20:] == 0).sum())})" in found
     assert "b (20)" in found and any(text.startswith("no single class") for text in found)
-    assert any("AUROC 0." in text and "[" in text for text in texts(FIGURES["roc_curves"](False)))
     assert {"5", "1", "9", "2"} <= set(texts(FIGURES["confusion"](False)))
 
 
