@@ -195,15 +195,15 @@ class Views:
             return self._on(device, "neighbours", radiometric.neighbour_matrix(self.bands))
         return self._constants["neighbours", device]
 
-    def _matrices(self, wanted: _Part, boxes: geo.Boxes, moves: _Moves | None) -> tuple[Tensor, Tensor]:
-        """W_y and W_x of one group: the box's share of its grid, then mirrors, then blur."""
+    def _matrices(self, wanted: _Part, boxes: geo.Boxes, moves: _Moves | None) -> tuple[Any, Any]:
+        """W_y and W_x of one group, on a CPU their taps: the box's share of its grid, then mirrors, then blur."""
         shrink_y, shrink_x = wanted.height / self.height, wanted.width / self.width
         y, x = (boxes.top * shrink_y, boxes.height * shrink_y), (boxes.left * shrink_x, boxes.width * shrink_x)
         flip_y, flip_x, _, blur = moves or _Moves(None, None, None, None)
         if _sparse(boxes.top.device):
             return (
-                cpu_kernel.resample_matrix(*y, wanted.height, self.image_size, flip_y, blur),
-                cpu_kernel.resample_matrix(*x, wanted.width, self.image_size, flip_x, blur),
+                cpu_kernel.resample_taps(*y, wanted.height, self.image_size, flip_y, blur),
+                cpu_kernel.resample_taps(*x, wanted.width, self.image_size, flip_x, blur),
             )
         rows = geo.resample_matrix(*y, wanted.height, self.image_size)
         columns = geo.resample_matrix(*x, wanted.width, self.image_size)
