@@ -43,7 +43,7 @@ def ours(pack: Path, seed: int, epochs: int, threads: int, out: Path) -> dict[st
     """The command that a user gives; what its artifact says."""
     line = [
         sys.executable, "-m", "ssl_sat.pretrain", "data=eurosat_rgb", f"pack={pack}", f"subset={{patches: {IMAGES}}}",
-        "encoder=resnet18", "augment=simclr_rgb", "method.temperature=0.2", f"optim.lr={LR * 256 / BATCH}",
+        "encoder=resnet18", "augment=simclr_rgb_nadir", "method.temperature=0.2", f"optim.lr={LR * 256 / BATCH}",
         f"optim.weight_decay={DECAY}", f"optim.warmup_epochs={WARMUP_EPOCHS}", f"epochs={epochs}",
         f"batch_size={BATCH}", f"seed={seed}", "trainer=bf16", f"trainer.threads={threads}", f"outputs={out}",
         f"watch.pack={pack}", "watch.score=test", f"watch.every_n_epochs={epochs}", f"watch.max_fit={IMAGES}",

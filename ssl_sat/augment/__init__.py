@@ -7,7 +7,7 @@ from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.registry import Registry
 
 AUGMENTS = Registry("augment")
-for _name in ("none", "d4", "eo_light", "simclr_ms", "simclr_rgb", "study"):
+for _name in ("none", "d4", "eo_light", "simclr_ms", "simclr_rgb", "simclr_rgb_nadir", "study"):
     AUGMENTS.add(_name, "ssl_sat.augment.views:Views", AugmentSpec, version=1)
 
 CODE = (  # the modules that decide what a view is
