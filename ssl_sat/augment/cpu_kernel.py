@@ -3,13 +3,13 @@
 Reads the integers of the pack directly, and turns right angles while it writes. The two inner loops are written in
 vectors, since numba's own vector code spends more time in front of such short loops than in them.
 
-Legend: N patches, C bands, H x W pixels in, S x S pixels out, X pixels in along one axis, T taps.
+Legend: N patches, V views, C bands, H x W pixels in, S x S pixels out, X pixels in along one axis, T taps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numba
@@ -38,22 +38,23 @@ class Taps(NamedTuple):
 
 
 def separable_into(
-    out_NCSS: Tensor,
+    out_VNCSS: Tensor,
     x_NCHW: Tensor,
     rows: Taps,
     columns: Taps,
-    transpose_N: Tensor | None,
+    transpose_VN: Sequence[Tensor],
     take: list[int],
     place: list[int],
 ) -> None:
-    """Write W_y X W_x^T of the bands `take` of x into the channels `place` of out, transposed where marked.
+    """Write W_y X W_x^T of the bands `take` of x into the channels `place` of every view, transposed where marked.
 
-    x: uint8, int16 (the bits of uint16) or float32. Equal to `geometric.separable` but for the order of summation.
+    x: uint8, int16 (the bits of uint16) or float32. rows, columns: of V N samples, view by view. transpose_VN: a mark
+    for each sample of each view, or none at all. Equal to `geometric.separable` but for the order of summation.
     """
     x = x_NCHW.contiguous().numpy()
     x = x.view(np.uint16) if x.dtype == np.int16 else x
-    marked = transpose_N if transpose_N is not None else torch.zeros(len(x), dtype=torch.bool)
-    _separable(out_NCSS.numpy(), x, *rows, *columns, marked.numpy(), np.array(take), np.array(place))
+    marked = torch.cat(list(transpose_VN)) if transpose_VN else torch.zeros(len(rows.count_N), dtype=torch.bool)
+    _separable(out_VNCSS.numpy(), x, *rows, *columns, marked.numpy(), np.array(take), np.array(place))
 
 
 def resample_taps(
@@ -165,11 +166,13 @@ def _separable(
     lines = np.zeros((TILE, longest), np.float32)
     turned = np.zeros((longest, padded), np.float32)  # rows resampled, transposed: the second pass is contiguous too
     result = np.zeros((padded, padded), np.float32)
-    for n in range(x.shape[0]):
-        low, high = first_x[n].min(), first_x[n].max() + count_x[n]
-        blocks, taps_y, taps_x = (high - low + LANES - 1) // LANES, count_y[n], count_x[n]
-        for k in range(len(take)):
-            image, view = (n * x.shape[1] + take[k]) * height * width, out[n, place[k]]
+    for sample in range(x.shape[0]):
+        for k in range(len(take) * out.shape[0]):
+            band, view = k // out.shape[0], k % out.shape[0]
+            n, target = view * x.shape[0] + sample, out[view, sample, place[band]]
+            image = (sample * x.shape[1] + take[band]) * height * width
+            low, high = first_x[n].min(), first_x[n].max() + count_x[n]
+            blocks, taps_y, taps_x = (high - low + LANES - 1) // LANES, count_y[n], count_x[n]
             for o in range(0, size, TILE):
                 for j in range(min(TILE, size - o)):
                     begin = image + first_y[n, o + j] * width + low
@@ -180,7 +183,7 @@ def _separable(
                     for w in range(high - low):
                         total = np.float32(0.0)
                         for t in range(taps_y):
-                            pixel = np.float32(x[n, take[k], first_y[n, o + j] + t, low + w])
+                            pixel = np.float32(x[sample, take[band], first_y[n, o + j] + t, low + w])
                             total += weight_y[n, o + j, t] * pixel
                         lines[j, w] = total
                 for w in range(0, high - low, TILE):
@@ -190,12 +193,12 @@ def _separable(
                     begin, weights = (first_x[n, p + j] - low) * padded, (n * size + p + j) * weight_x.shape[2]
                     _weighted(lines, j * longest, turned, begin, padded, weight_x, weights, taps_x, padded // LANES)
                     if transpose[n]:
-                        view[p + j] = lines[j, :size]
+                        target[p + j] = lines[j, :size]
                 if not transpose[n]:
                     for o in range(0, size, TILE):
                         _transposed(result, o * padded + p, padded, lines, o, longest)
             if not transpose[n]:
-                view[:] = result[:size, :size]
+                target[:] = result[:size, :size]
 
 
 def _int(value: int) -> ir.Constant:

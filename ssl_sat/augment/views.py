@@ -99,8 +99,10 @@ class Views:
         with full_float32(rows_N.device):
             for part in self._chunks(rows_N):
                 pixels = self._pixels(groups, part)
-                for view, draws in enumerate(draws_V):
-                    x = self._view(out[view, part], pixels, groups[0].dtype, draws.part(part), shared.part(part))
+                frames_V = [self._frame(draws.part(part), shared.part(part)) for draws in draws_V]
+                y_V = self._resampled(out[:, part], pixels, frames_V)
+                for view, (y, draws) in enumerate(zip(y_V, draws_V, strict=True)):
+                    x = self._painted(y, groups[0].dtype, draws.part(part))
                     if x.data_ptr() != out[view, part].data_ptr():
                         out[view, part] = x
         return out
@@ -126,7 +128,9 @@ class Views:
         pixels = self._pixels(groups, slice(None))
         shared = Draws(0, 0, "all", rows_N, keys_VP[-1])
         views = [Draws(0, 0, view, rows_N, keys_VP[view]) for view in range(self.num_views)]
-        return torch.stack([self._view(pixels[0], pixels, groups[0].dtype, draws, shared, table) for draws in views])
+        y_V = self._resampled(None, pixels, [self._frame(draws, shared) for draws in views])
+        dtype = groups[0].dtype
+        return torch.stack([self._painted(y, dtype, draws, table) for y, draws in zip(y_V, views, strict=True)])
 
     @torch.no_grad()
     def center(self, groups: Sequence[Tensor]) -> Tensor:
@@ -137,7 +141,8 @@ class Views:
             mean_C, std_C = self._statistics(rows_N.device)
             for part in self._chunks(rows_N):
                 boxes = geo.center_boxes(rows_N[part], self.height, self.width, self.image_size, self.spec.eval)
-                y = self._resampled(out[part], self._pixels(groups, part), boxes, None)
+                frame = _Frame(boxes, None, None, None, None)
+                (y,) = self._resampled(out[None, part], self._pixels(groups, part), [frame])
                 out[part] = (y - (self._offset + self._scale * mean_C)) / (self._scale * std_C)
         return out
 
@@ -168,20 +173,27 @@ class Views:
             pixels.append(_unsigned(x).float())
         return pixels
 
-    def _resampled(self, out_NCSS: Tensor, pixels: list[Tensor], boxes: geo.Boxes, moves: _Moves | None) -> Tensor:
-        """Every group through its own pair of matrices; bands in the encoder's order, (N, C, S, S).
+    def _resampled(self, out_VNCSS: Tensor | None, pixels: list[Tensor], frames_V: list[_Frame]) -> list[Tensor]:
+        """Every group through its own pair of matrices, for each view; bands in the encoder's order, (N, C, S, S).
 
-        On a CPU the result is written into `out_NCSS` itself: fresh memory for every view costs more than its blur.
+        On a CPU the results are written into `out_VNCSS` itself, since fresh memory for every view costs more than its
+        blur, and a band's views are made one after the other while its pixels are in the cache.
         """
-        matrices = [self._matrices(wanted, boxes, moves) for wanted in self._parts]
-        transpose = None if moves is None else moves.transpose
-        if _sparse(boxes.top.device):
-            for wanted, x, (rows, columns) in zip(self._parts, pixels, matrices, strict=True):
-                cpu_kernel.separable_into(out_NCSS, x, rows, columns, transpose, wanted.take, wanted.place)
-            return out_NCSS
+        if _sparse(pixels[0].device):
+            assert out_VNCSS is not None
+            transpose_VN = [frame.transpose for frame in frames_V if frame.transpose is not None]
+            for wanted, x in zip(self._parts, pixels, strict=True):
+                rows, columns = self._taps(wanted, frames_V)
+                cpu_kernel.separable_into(out_VNCSS, x, rows, columns, transpose_VN, wanted.take, wanted.place)
+            return list(out_VNCSS)
+        return [self._product(pixels, frame) for frame in frames_V]
+
+    def _product(self, pixels: list[Tensor], frame: _Frame) -> Tensor:
+        """One view by whole matrices."""
+        matrices = [self._matrices(wanted, frame) for wanted in self._parts]
         y = torch.cat([geo.separable(x, *pair) for x, pair in zip(pixels, matrices, strict=True)], 1)
-        if transpose is not None:
-            y = torch.where(transpose[:, None, None, None], y.transpose(2, 3), y)
+        if frame.transpose is not None:
+            y = torch.where(frame.transpose[:, None, None, None], y.transpose(2, 3), y)
         order = self._order()
         return y if order == sorted(order) else y.index_select(1, self._on(y.device, "order", order))
 
@@ -195,32 +207,43 @@ class Views:
             return self._on(device, "neighbours", radiometric.neighbour_matrix(self.bands))
         return self._constants["neighbours", device]
 
-    def _matrices(self, wanted: _Part, boxes: geo.Boxes, moves: _Moves | None) -> tuple[Any, Any]:
-        """W_y and W_x of one group, on a CPU their taps: the box's share of its grid, then mirrors, then blur."""
-        shrink_y, shrink_x = wanted.height / self.height, wanted.width / self.width
-        y, x = (boxes.top * shrink_y, boxes.height * shrink_y), (boxes.left * shrink_x, boxes.width * shrink_x)
-        flip_y, flip_x, _, blur = moves or _Moves(None, None, None, None)
-        if _sparse(boxes.top.device):
-            return (
-                cpu_kernel.resample_taps(*y, wanted.height, self.image_size, flip_y, blur),
-                cpu_kernel.resample_taps(*x, wanted.width, self.image_size, flip_x, blur),
-            )
+    def _matrices(self, wanted: _Part, frame: _Frame) -> tuple[Tensor, Tensor]:
+        """W_y and W_x of one group: the box's share of its grid, then mirrors, then blur."""
+        y, x = self._shares(wanted, frame.boxes)
         rows = geo.resample_matrix(*y, wanted.height, self.image_size)
         columns = geo.resample_matrix(*x, wanted.width, self.image_size)
-        if flip_y is not None and flip_x is not None:
-            rows, columns = geo.flip_rows(rows, flip_y), geo.flip_rows(columns, flip_x)
-        return (rows, columns) if blur is None else (blur @ rows, blur @ columns)
+        if frame.flip_y is not None and frame.flip_x is not None:
+            rows, columns = geo.flip_rows(rows, frame.flip_y), geo.flip_rows(columns, frame.flip_x)
+        return (rows, columns) if frame.blur is None else (frame.blur @ rows, frame.blur @ columns)
 
-    def _view(
-        self, out: Tensor, pixels: list[Tensor], dtype: torch.dtype, draws: Draws, shared: Draws,
-        table: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+    def _taps(self, wanted: _Part, frames_V: list[_Frame]) -> tuple[cpu_kernel.Taps, cpu_kernel.Taps]:
+        """What is not zero in these matrices, for all views, one after the other."""
+        shares_V = [self._shares(wanted, frame.boxes) for frame in frames_V]
+        y, x = ([torch.cat([share[axis][k] for share in shares_V]) for k in range(2)] for axis in range(2))
+        flips = [(frame.flip_y, frame.flip_x) for frame in frames_V]
+        flip_y, flip_x = (None if f[0] is None else torch.cat(f) for f in zip(*flips, strict=True))  # type: ignore[arg-type]
+        blur = None if frames_V[0].blur is None else torch.cat([f.blur for f in frames_V])  # type: ignore[misc]
+        return (
+            cpu_kernel.resample_taps(y[0], y[1], wanted.height, self.image_size, flip_y, blur),
+            cpu_kernel.resample_taps(x[0], x[1], wanted.width, self.image_size, flip_x, blur),
+        )
+
+    def _shares(self, wanted: _Part, boxes: geo.Boxes) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Start and length of the boxes on the grid of one group, downwards and across."""
+        shrink_y, shrink_x = wanted.height / self.height, wanted.width / self.width
+        return (boxes.top * shrink_y, boxes.height * shrink_y), (boxes.left * shrink_x, boxes.width * shrink_x)
+
+    def _frame(self, draws: Draws, shared: Draws) -> _Frame:
+        """Draw what one view shows of each patch, and which way up."""
         boxes = (
             geo.random_boxes(draws, self.height, self.width, self.spec.crop_scale, self.spec.crop_ratio)
             if self.spec.crop_scale
             else geo.center_boxes(draws.rows_N, self.height, self.width, self.image_size, self.spec.eval)
         )
-        y = self._resampled(out, pixels, boxes, _moves(self.spec, draws, shared, self.image_size))
+        return _moved(boxes, self.spec, draws, shared, self.image_size)
+
+    def _painted(self, y: Tensor, dtype: torch.dtype, draws: Draws, table: Tensor | None = None) -> Tensor:
+        """Digital numbers as they were resampled to the finished view: colour, radiometry, normalisation."""
         x = self._coloured(y, dtype, draws) if self.spec.rgb is not None else y
         unit = (self._scale, self._offset) if self.spec.rgb is None else (1.0, 0.0)
         return self._finished(x, unit, self._white(dtype), draws, table)
@@ -272,19 +295,20 @@ def _sparse(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-class _Moves(NamedTuple):
-    """What happens to a view's frame: mirrored axes, transposition, blur; None where the recipe has none.
+class _Frame(NamedTuple):
+    """Where a view is cut out, and what happens to it: mirrored axes, transposition, blur; None where there is none.
 
     The blur is its taps (N, T) on a CPU, elsewhere its matrix (N, S, S).
     """
 
+    boxes: geo.Boxes
     flip_y: Tensor | None
     flip_x: Tensor | None
     transpose: Tensor | None
     blur: Tensor | None
 
 
-def _moves(spec: AugmentSpec, draws: Draws, shared: Draws, image_size: int) -> _Moves:
+def _moved(boxes: geo.Boxes, spec: AugmentSpec, draws: Draws, shared: Draws, image_size: int) -> _Frame:
     flip_y, flip_x = draws.chance("flip-y", spec.flip_vertical), draws.chance("flip-x", spec.flip_horizontal)
     transpose = blur = None
     if spec.rot90 != "no":
@@ -295,7 +319,7 @@ def _moves(spec: AugmentSpec, draws: Draws, shared: Draws, image_size: int) -> _
         sigma_N = draws.uniform("blur-sigma", low=spec.blur_sigma[0], high=spec.blur_sigma[1])
         taps_NT = geo.blur_taps(sigma_N, draws.chance("blur", spec.blur), spec.blur_kernel)
         blur = taps_NT if _sparse(taps_NT.device) else geo.blur_matrix(taps_NT, image_size)
-    return _Moves(flip_y, flip_x, transpose, blur)
+    return _Frame(boxes, flip_y, flip_x, transpose, blur)
 
 
 def _plan(layout: Sequence[Any], bands: tuple[str, ...]) -> list[_Part]:

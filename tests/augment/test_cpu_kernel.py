@@ -46,12 +46,14 @@ def test_equals_the_matrix_products(dtype, size_in, size_out):
     )
     columns = blur @ geo.resample_matrix(boxes.left, boxes.width, size_in, size_out)
     transpose = torch.tensor([True, False] * 3)
-    out = torch.full((6, 5, size_out, size_out), -1.0)
-    separable_into(out, x, taps_of(rows), taps_of(columns), transpose, take=[3, 0, 2], place=[0, 4, 1])
+    out = torch.full((2, 6, 5, size_out, size_out), -1.0)
+    both = [Taps(*(np.concatenate([one, one]) for one in taps_of(matrix))) for matrix in (rows, columns)]
+    separable_into(out, x, *both, [transpose, ~transpose], take=[3, 0, 2], place=[0, 4, 1])
     expected = geo.separable(whole.double(), rows.double(), columns.double())
-    expected = torch.where(transpose[:, None, None, None], expected.transpose(2, 3), expected)
-    assert (out[:, [0, 4, 1]] - expected[:, [3, 0, 2]]).abs().max() <= 1e-6 * high
-    assert (out[:, 2:4] == -1.0).all()  # channels of other groups are left alone
+    for view, marked in enumerate((transpose, ~transpose)):
+        turned = torch.where(marked[:, None, None, None], expected.transpose(2, 3), expected)
+        assert (out[view, :, [0, 4, 1]] - turned[:, [3, 0, 2]]).abs().max() <= 1e-6 * high
+    assert (out[:, :, 2:4] == -1.0).all()  # channels of other groups are left alone
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 7])
