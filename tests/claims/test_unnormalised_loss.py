@@ -51,6 +51,7 @@ def test_trained_on_it_embeddings_grow_and_the_printed_loss_is_impossible() -> N
     generator = torch.Generator().manual_seed(0)
     z_VND = torch.randn(2, N, 128, generator=generator).div_(128**0.5).requires_grad_()
     optimizer = torch.optim.Adam([z_VND], lr=0.05)
+    assert float(published(z_VND.detach(), TAU)) == pytest.approx(math.log(2 * N - 1), abs=0.1)
     for _ in range(60):
         optimizer.zero_grad()
         loss = published(z_VND, TAU)
