@@ -98,8 +98,8 @@ class Artifact:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Its flat metrics."""
-        return self.json("metrics.json")
+        """Its flat metrics; UserError when the file is not the one that was published."""
+        return json.loads(unchanged(self.path, "metrics.json").read_text())
 
     @property
     def ref(self) -> Ref:
@@ -121,6 +121,20 @@ class Artifact:
         lines = [f"{name}: absent" for name in expected if name not in present]
         lines += [f"{name}: changed" for name in expected if name in present and present[name] != expected[name]]
         return lines + [f"{name}: not part of the artifact" for name in present if name not in expected]
+
+
+def unchanged(folder: Path, name: str) -> Path:
+    """The path of a file of a published artifact; UserError when it is not, to the byte, the one that was published."""
+    path, listed = folder / name, folder / "files.json"
+    recorded = json.loads(listed.read_text()).get(name, "none") if listed.is_file() else "lost"
+    found = sha256_file(path) if path.is_file() else "absent"
+    if found != recorded:
+        raise UserError(
+            f"{shown(path)} is not the file that this artifact was published with: its sha256 is {found[:16]}, "
+            f"recorded is {recorded[:16]}. Nothing of it is used. `python -m ssl_sat.verify {shown(folder)}` names all "
+            "that changed; to have it back, move the folder away and run its stage again."
+        )
+    return path
 
 
 def shown(path: Path) -> str:

@@ -49,6 +49,12 @@ def _choices(spec: PackSpec, inputs: Mapping[str, Ref]) -> str:
     return "-".join([spec.data.name, *([str(split)] if split not in (None, "none") else [])])
 
 
+def _in_two_splits(metrics: Metrics) -> list[str]:
+    count = metrics["duplicates_across_splits"]
+    text = f"{count} patches are, bit for bit, also in an earlier split: what is measured on them was seen"
+    return [text] if count else []
+
+
 PACK = Stage(
     "pack",
     1,
@@ -72,6 +78,7 @@ PACK = Stage(
     synthetic=lambda spec: spec.data.name == "scenes",
     headline=lambda metrics: [
         f"{metrics['n']} patches, {metrics['quarantined']} quarantined (quarantine.csv)",
+        *_in_two_splits(metrics),
         *(f"doubt: {text}" for text in str(metrics["doubts"]).split(" | ") if text),
     ],
 )

@@ -100,7 +100,8 @@ def run(spec: PretrainSpec, inputs: Inputs, out: Path) -> Metrics:
     model_io.save_head(out, method)
     pretraining.draw_curves(out, demo=inputs["data"].synthetic)
     history = out / "history.jsonl"
-    return {**pretraining.summarise(history, spec, encoder, rows), **watching.summary(history, watch)}
+    found = pretraining.summarise(history, spec, encoder, rows, card.initialisation)
+    return {**found, **watching.summary(history, watch)}
 
 
 def _watched(spec: PretrainSpec) -> Path | None:

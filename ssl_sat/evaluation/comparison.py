@@ -169,7 +169,9 @@ def group_row(group: Group, metric: str, cost: Cost | None, dataset: str) -> dic
     low, high, basis = _interval(group, metric, found)
     times = [float(run.provenance["seconds"]) for run in group.runs if not run.provenance.get("resumed")]
     speeds = [run.provenance["speed"]["images_per_second"] for run in group.runs if run.provenance.get("speed")]
-    row: dict[str, Any] = {"runs": group.label, "data": dataset, "seeds": found.n, metric: found.mean}
+    start = group.runs[0].config["init"]
+    row: dict[str, Any] = {"runs": group.label, "initialisation": start, "data": dataset, "seeds": found.n}
+    row[metric] = found.mean
     row |= {"low": low, "high": high, "interval": basis, "sd": found.sd}
     row |= {name: _mean(group, name) for name in ("test_macro_f1", "test_nll", "test_ece", "test_ece_scaled")}
     row |= {"gap": _mean(group, "gap"), "overfitting": sum(bool(run.metrics.get("overfitting")) for run in group.runs)}

@@ -253,6 +253,7 @@ def facts(context: Context, results: Results) -> dict[str, Any]:
     id_name, ood_name = context.names
     found = {
         "tier": spec.tier,
+        "initialisation": context.initialisation,
         "id_data": pack.manifest.source,
         "ood_data": context.feeds["ood"].pack.manifest.source,
         "id_name": id_name,

@@ -104,6 +104,7 @@ class Context:
 
     groups: parts of the OOD set that are reported apart, name -> mask (N,). validation: OOD patches that may be used
     to choose with, and are in no reported number. identical: OOD patches left out for being in-distribution ones, too.
+    initialisation: what the model's training started from, in words.
     """
 
     spec: Any
@@ -116,6 +117,7 @@ class Context:
     identical: int
     device: torch.device
     demo: bool
+    initialisation: str
 
     @property
     def names(self) -> tuple[str, str]:
@@ -153,7 +155,13 @@ def prepare(spec: Any, inputs: Mapping[str, Artifact], out: Path) -> Context:
     record_facts(out, torch_threads=torch.get_num_threads(), device=str(device))
     demo = any(item.synthetic for item in inputs.values())
     members = _members(inputs, card, device)
-    return Context(spec, model.to(device), card, members, feeds, groups, validation, identical, device, demo)
+    start = initialisation_of(inputs["model"], card)
+    return Context(spec, model.to(device), card, members, feeds, groups, validation, identical, device, demo, start)
+
+
+def initialisation_of(model: Artifact, card: ModelCard) -> str:
+    """What a fine-tuned artifact says of its start; what its card says, for one made before it did."""
+    return str(model.metrics.get("initialisation", card.initialisation))
 
 
 def _members(inputs: Mapping[str, Artifact], card: ModelCard, device: torch.device) -> list[tuple[Any, ModelCard]]:

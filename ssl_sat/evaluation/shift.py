@@ -24,7 +24,7 @@ from ssl_sat.evaluation.classification import classification_metrics, wilson_int
 from ssl_sat.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from ssl_sat.evaluation.corruptions.scene import Corrupter, Units
 from ssl_sat.evaluation.ood import fit, needs
-from ssl_sat.evaluation.ood_sets import Feed, Watched, plain_views
+from ssl_sat.evaluation.ood_sets import Feed, Watched, initialisation_of, plain_views
 from ssl_sat.evaluation.packs import choose_device
 from ssl_sat.evaluation.pictures import pictures
 from ssl_sat.evaluation.predict import Predictions, predict
@@ -69,6 +69,7 @@ class Bench:
     thresholds: Mapping[str, Threshold]
     left_out: Mapping[str, str]
     demo: bool
+    initialisation: str
 
 
 def prepare(spec: Any, inputs: Mapping[str, Artifact], out: Path) -> Bench:
@@ -97,7 +98,8 @@ def prepare(spec: Any, inputs: Mapping[str, Artifact], out: Path) -> Bench:
     record_facts(out, torch_threads=torch.get_num_threads(), device=str(device))
     demo = any(item.synthetic for item in inputs.values())
     units = Units.of(pack, spec.black, spec.white)
-    return Bench(spec, model, card, units, feeds["corrupted"], clean, fitted, probe, thresholds, left_out, demo)
+    start, corrupted = initialisation_of(inputs["model"], card), feeds["corrupted"]
+    return Bench(spec, model, card, units, corrupted, clean, fitted, probe, thresholds, left_out, demo, start)
 
 
 def _halves(pack: Pack, spec: Any) -> dict[str, NDArray[np.int64]]:
@@ -190,6 +192,7 @@ def metrics_of(bench: Bench, rows: list[Row]) -> dict[str, Any]:
     stretched = f"inverse stretch {bench.spec.black:g} ... {bench.spec.white:g}"
     found: dict[str, Any] = {
         "data": m.source,
+        "initialisation": bench.initialisation,
         "bands": ",".join(bench.card.bands),
         "n": len(bench.corrupted),
         "n_clean": len(next(iter(bench.clean.values()))),
@@ -226,7 +229,8 @@ def tables(out: Path, bench: Bench, rows: list[Row]) -> None:
             columns.append(Column(f"accuracy_of_accepted/{name}", f"accuracy of accepted, {shown} [95 %]"))
     caption = (
         f"{bench.corrupted.pack.manifest.source}, {bench.spec.split}: corruptions in reflectance. AUROC tells "
-        f"corrupted from clean patches, higher score = more OOD; thresholds at alpha = {bench.spec.alpha:g}."
+        f"corrupted from clean patches, higher score = more OOD; thresholds at alpha = {bench.spec.alpha:g}. "
+        f"The model's initialisation: {bench.initialisation}."
     )
     write_tables(out / "table", columns, rows, caption)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssl_sat.artifact import unchanged
 from ssl_sat.graph.plan import Node, Plan
 
 _SEED = "seed"
@@ -55,13 +56,13 @@ class Spread:
 
 
 def collect(plan: Plan) -> list[Finished]:
-    """Read every finished node."""
+    """Read every finished node; UserError for one whose numbers are not those that were published."""
     return [_read(node) for node in plan.nodes if node.done]
 
 
 def _read(node: Node) -> Finished:
     folder = Path(node.artifact)
-    metrics, provenance = (json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "provenance"))
+    metrics, provenance = (json.loads(unchanged(folder, f"{n}.json").read_text()) for n in ("metrics", "provenance"))
     return Finished(node, metrics, provenance)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssl_sat.graph.about import About, about
 from ssl_sat.graph.collect import Finished, group_of
 from ssl_sat.report.ood_table import COLUMNS, PROBE
 from ssl_sat.report.tables import Column, Estimate, Value
@@ -26,6 +27,8 @@ JOINED = (
     Column("runs", "runs"),
     *(column for column in COLUMNS if column.key in (
         "detector", "direction", "n_id", "n_ood", "auroc", "gain", "p", "detectable", "seeds", "passes")),
+    Column("initialisation", "initialisation"),
+    Column("fingerprints", "fingerprints"),
 )  # fmt: skip
 NEAR = (
     Column("runs", "runs"),
@@ -41,6 +44,7 @@ NEAR = (
     Column("fpr_id_at_95tpr_ood", "FPR of ID at 95 % TPR of OOD"),
     Column("seeds", "seeds"),
     Column("passes", "T"),
+    Column("initialisation", "initialisation"),
     Column("fingerprints", "fingerprints"),
 )
 
@@ -63,7 +67,8 @@ def joined(items: Sequence[Finished]) -> list[Joined]:
         if item.node.stage == "ood_eval":
             groups.setdefault(group_of(item.node), []).append(item)
     return [
-        Joined(name, _held_out(members[0], by_id), members, _rows(name, members)) for name, members in groups.items()
+        Joined(name, _held_out(members[0], by_id), members, _rows(name, members, about(members[0], by_id)))
+        for name, members in groups.items()
     ]
 
 
@@ -75,7 +80,7 @@ def _held_out(item: Finished, by_id: Mapping[str, Finished]) -> str:
     return "+".join(model.node.config.get("held_out", ()))
 
 
-def _rows(name: str, members: Sequence[Finished]) -> dict[str, Row]:
+def _rows(name: str, members: Sequence[Finished], facts: About) -> dict[str, Row]:
     """A row a detector, the probe last; AUROC, gain and Holm's p over the seeds."""
     from ssl_sat.ood.comparisons import compare
     from ssl_sat.ood.delong import delong_over_seeds
@@ -95,6 +100,7 @@ def _rows(name: str, members: Sequence[Finished]) -> dict[str, Row]:
             "fpr_id_at_95tpr_ood": statistics.fmean(m.metrics[f"{detector}_fpr_id_at_95tpr_ood"] for m in members),
             "seeds": len(members),
             "passes": metrics.get(f"{detector}_passes"),
+            "initialisation": facts.initialisation,
             "fingerprints": " ".join(member.short for member in members),
         }
         if detector in gains:
@@ -144,7 +150,7 @@ def near_rows(arm: str, members: Sequence[Joined]) -> list[Row]:
         own = [member.rows[name] for member in members]
         areas = {member.held_out: _value(member.rows[name]["auroc"]) for member in members}
         row: Row = {
-            **{key: own[0][key] for key in ("detector", "direction", "seeds", "passes")},
+            **{key: own[0][key] for key in ("detector", "direction", "seeds", "passes", "initialisation")},
             "runs": arm,
             "classes": len(members),
             "n_id": round(statistics.fmean(int(r["n_id"]) for r in own)),  # type: ignore[arg-type]

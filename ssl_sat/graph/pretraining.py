@@ -39,6 +39,7 @@ def pretraining_rows(items: Sequence[Finished]) -> list[dict[str, Any]]:
 def _row(name: str, members: Sequence[Finished], baselines: dict[str, float]) -> dict[str, Any]:
     base = baselines.get(_circumstances(members[0]))
     row: dict[str, Any] = {"runs": name, "method": _method(members[0]), "seeds": len(members)}
+    row["initialisation"] = members[0].metrics.get("initialisation")
     for measure in MEASURES:
         label = measure.removesuffix("_accuracy")
         row[f"{label} untrained"] = _spread([m.metrics.get(f"{measure}_untrained") for m in members])

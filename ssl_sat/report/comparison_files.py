@@ -109,7 +109,7 @@ def _shown(row: Row, metric: str) -> dict[str, str]:
         if row["gap"] is None
         else f"{row['gap']:+.3f}" + (f" ({row['overfitting']}!)" if row["overfitting"] else "")
     )
-    shown = {"runs": str(row["runs"]), "data": str(row["data"]), "seeds": str(row["seeds"]), _plain(metric): value}
+    shown = {name: str(row[name]) for name in ("runs", "initialisation", "data", "seeds")} | {_plain(metric): value}
     shown |= {"macro F1": _number(row["test_macro_f1"], ".4f"), "ECE": _number(row["test_ece"], ".4f"), "gap": gap}
     for name, label in (("start_linear_probe", "linear before"), ("tuned_linear_probe", "after")):
         found = next((row[key] for key in row if key.startswith(name)), None)

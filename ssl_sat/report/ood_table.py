@@ -31,6 +31,7 @@ COLUMNS = (
     Column("orientation", "orientation"),
     Column("seeds", "seeds"),
     Column("passes", "T"),
+    Column("initialisation", "model's initialisation"),
 )
 _PLAIN = ("aupr_out", "aupr_in", "fpr_id_at_95tpr_ood", "fpr_ood_at_95tpr_id", "detection_error")
 _ALONE = ("id_accepted", "ood_rejected", "aurc", "aurc_with_ood", "finds_wrong")
@@ -58,6 +59,7 @@ def ood_rows(metrics: Mapping[str, Any]) -> list[dict[str, Value]]:
             "orientation": own.get("orientation"),
             "seeds": 1,
             "passes": metrics.get(f"{detector}_passes"),
+            "initialisation": metrics.get("initialisation"),
             "p": own.get("gain_over_probe_p_holm"),
             "detectable": own.get("gain_over_probe_detectable"),
             **{key: _with_ends(own, key) for key in _PLAIN},

@@ -160,19 +160,25 @@ def _waited(trainer: pl.Trainer) -> float:
 
 
 def check_health(row: dict[str, Any], folder: Path) -> None:
-    """Raise UserError with the cause when a row shows a loss that is not finite or collapsed embeddings.
+    """Raise UserError with the cause when a row shows an impossible or infinite loss, or collapsed embeddings.
 
     Every process sees the same rows. `folder` holds the checkpoints; one is saved only after its rows were seen here.
 
     The standard deviation of unit embeddings over a batch, averaged over D dimensions, is 1/sqrt(D) for
     embeddings spread over the sphere and 0 at collapse (SimSiam, Chen & He 2021, section 4.1); here it is
-    recorded times sqrt(D), and the run stops below 0.01.
+    recorded times sqrt(D), and the run stops below 0.01. A loss under its floor (float32 rounds by 1e-6) is not the
+    loss that it is called.
     """
     where = f"at epoch {row['epoch']}, step {row['step']}"
     loss = row.get("loss", 0.0)
     if loss != loss or loss in (float("inf"), float("-inf")):
         stop_everywhere(
             f"the loss is {loss} {where}. {last_good(folder)} Lower optim.lr, or train with trainer.precision=32-true."
+        )
+    if row.get("loss_above_floor", 0.0) < -1e-3:
+        stop_everywhere(
+            f"the loss is {loss:.4f} {where}, under {row['loss_floor']:.4f}, the smallest value that it can take: "
+            "embeddings are not of unit length, or it is another loss than it is called. Mend the loss."
         )
     if row.get("embedding_std", 1.0) < 0.01:
         stop_everywhere(

@@ -7,6 +7,7 @@ which brings both to the same size.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ssl_sat import bands as band_names
@@ -47,9 +48,14 @@ def imported_encoder(spec: Any, card: ModelCard) -> tuple[Any, ModelCard]:
         update={
             "normalisation": normalisation,
             "weights": {**facts, "normalisation": normalisation.origin},
-            "initialisation": spec.init if file is None else f"{file.name} (sha256 {facts['sha256']})",
+            "initialisation": spec.init if file is None else _origin(spec, file, facts["sha256"]),
         }
     )
+
+
+def _origin(spec: Any, file: Path, sha256: Any) -> str:
+    """ImageNet's weights stay ImageNet's, whatever file they come from."""
+    return f"{'imagenet: ' if spec.init == 'imagenet' else ''}{file.name} (sha256 {sha256})"
 
 
 def normalised_for(units: str, card: ModelCard) -> Normalisation:

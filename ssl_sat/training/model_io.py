@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ssl_sat.artifact import write_json
+from ssl_sat.artifact import unchanged, write_json
 from ssl_sat.encoders import ENCODERS
 from ssl_sat.methods.heads import ClassifierHead
 from ssl_sat.spec import MissingInput, Spec, UserError
@@ -78,18 +78,17 @@ def save_head(out: Path, method: Any) -> None:
 
 
 def load_card(folder: Path) -> ModelCard:
-    """Read `model.json`; MissingInput if the artifact holds no model."""
-    path = folder / "model.json"
-    if not path.is_file():
+    """Read `model.json`; MissingInput if the artifact holds no model, UserError if another card lies in its place."""
+    if not (folder / "model.json").is_file():
         raise MissingInput(f"{folder} holds no model (no model.json). Give an artifact of pretrain or finetune.")
-    return ModelCard.model_validate_json(path.read_text())
+    return ModelCard.model_validate_json(_published(folder, "model.json").read_text())
 
 
 def load_encoder(folder: Path) -> tuple[nn.Module, ModelCard]:
     """Load the encoder of a pretrain or finetune artifact, with its card."""
     card = load_card(folder)
     encoder = build_encoder(card)
-    state = load_file(folder / "model.safetensors")
+    state = load_file(_published(folder, "model.safetensors"))
     if card.classes is not None:
         state = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
     _load(encoder, state, folder)
@@ -104,8 +103,13 @@ def load_classifier(folder: Path) -> tuple[Classifier, ModelCard]:
             f"{folder} holds an encoder without a classifier. Fine-tune it: python -m ssl_sat.finetune init={folder}"
         )
     model = build_classifier(card)
-    _load(model, load_file(folder / "model.safetensors"), folder)
+    _load(model, load_file(_published(folder, "model.safetensors")), folder)
     return model.eval(), card
+
+
+def _published(folder: Path, name: str) -> Path:
+    """A file of an artifact as it was published, or of an export, which keeps no list of its files."""
+    return unchanged(folder, name) if (folder / "artifact.json").is_file() else folder / name
 
 
 def _load(model: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:

@@ -128,7 +128,7 @@ def scheduled(spec: OptimSpec, named: Any, batch_size: int, total: int, per_epoc
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def summarise(history: Path, spec: Any, encoder: Any, rows: np.ndarray) -> dict[str, Any]:
+def summarise(history: Path, spec: Any, encoder: Any, rows: np.ndarray, initialisation: str) -> dict[str, Any]:
     """Flat metrics of a finished run, from its history: means over the first and the last epoch."""
     steps = [row for row in read_history(history) if "loss" in row]
     last = spec.epochs - 1
@@ -143,7 +143,7 @@ def summarise(history: Path, spec: Any, encoder: Any, rows: np.ndarray) -> dict[
         "batch_size": spec.batch_size,
         "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
         "bands": ",".join(encoder.bands),
-        "initialisation": "artifact" if spec.init not in ("scratch", "imagenet") else spec.init,
+        "initialisation": initialisation,
     }
 
 

@@ -21,7 +21,7 @@ from ssl_sat.encoders.sizes import check_image_size, own_image_size
 from ssl_sat.encoders.stem import map_bands, stem_keys
 from ssl_sat.stage import record_facts
 from ssl_sat.training.imported import imported_encoder
-from ssl_sat.training.model_io import ModelCard, Normalisation, build_encoder, load_encoder
+from ssl_sat.training.model_io import ModelCard, Normalisation, build_encoder, load_card, load_encoder
 from ssl_sat.training.normalisation import of_artifact, of_new
 from ssl_sat.training.spec import TrainerSpec
 
@@ -139,12 +139,12 @@ def _wanted(spec: Any) -> str:
 
 
 def initialisation(spec: Any, inputs: Mapping[str, Artifact]) -> str:
-    """'scratch', 'imagenet', a file by its digest, or the starting artifact: method, its own start, data."""
+    """'scratch', 'imagenet', a file by its digest, or the starting artifact: method, data, its own start in turn."""
     if "init" not in inputs:
-        return weights.label(spec)
+        named = weights.label(spec)
+        return f"imagenet, {named}" if spec.init == "imagenet" != named else named
     config = inputs["init"].config
-    start = config["init"] if config["init"] in weights.NAMED else "an artifact"
-    start = "weights of others" if weights.is_file(config["init"]) else start
+    start = config["init"] if config["init"] in weights.NAMED else load_card(inputs["init"].path).initialisation
     return f"{config['method']['name']} on {config['data']['name']}, {config['epochs']} epochs, from {start}"
 
 
