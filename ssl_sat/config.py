@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -91,7 +92,12 @@ def run(name: str, spec_class: type[StageSpec] | type[Spec], task: Callable[[Any
                 task(spec_class.parse(plain(config)))
 
         sys.argv = [program, *overrides, *_OFF, f"hydra.sweep.dir={_quoted(folder)}"]
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(with_config)()
+        try:
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(with_config)()
+        except BrokenPipeError:
+            if not asked:  # a run is not the interpreter's to end quietly
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `--help | head`
 
 
 @contextmanager

@@ -144,6 +144,12 @@ runpy.run_module("ssl_sat.{name}", run_name="__main__", alter_sys=True)
     assert list(Path.cwd().iterdir()) == []
 
 
+def test_help_may_be_cut_short(outputs: Path) -> None:
+    line = f"'{sys.executable}' -m ssl_sat.pretrain --help | head -n 1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert done.stdout.startswith("python -m ssl_sat.pretrain") and done.stderr == ""
+
+
 def test_a_command_leaves_its_artifacts_and_nothing_else(command: Command, outputs: Path) -> None:
     shown = command("pack", *TINY, "--cfg", "job")
     assert shown.returncode == 0 and "patches_per_class: 3" in shown.stdout
