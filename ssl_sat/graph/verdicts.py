@@ -225,6 +225,6 @@ def _flat(judged: Sequence[Judged]) -> Iterator[tuple[str, Any]]:
         yield f"claims.{claim.id}.verdict", claim.verdict
         for at, test in enumerate(claim.tests):
             mean, low, high = test.found or (None, None, None)
-            own = {"mean": mean, "low": low, "high": high, "n": test.n, "p_holm": test.p_holm}
+            own: dict[str, Any] = {"mean": mean, "low": low, "high": high, "n": test.n, "p_holm": test.p_holm}
             own |= {"detectable": test.detectable, "verdict": test.verdict}
             yield from ((f"claims.{claim.id}.{at}.{name}", value) for name, value in own.items())
