@@ -167,7 +167,10 @@ def test_the_file_beside_the_graph(lab):
         (("of: middle.test_accuracy", "of: middle"), "'middle' is no <group>.<metric>"),
         (("below: 0.9", "over: '*'"), r"over: '\*' needs a \* in every name"),
         (("claims:", "claim:"), "`claims` must map"),
-        (("end.test_accuracy]", "ends.test_accuracy]"), "claims.elsewhere: no nodes are called 'ends'; did you mean 'end'"),
+        (
+            ("end.test_accuracy]", "ends.test_accuracy]"),
+            "claims.elsewhere: no nodes are called 'ends'; did you mean 'end'",
+        ),
     ],
 )
 def test_mistakes_in_it_are_named(lab, change, message):
