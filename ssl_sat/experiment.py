@@ -68,17 +68,21 @@ def graph_path(spec: ExperimentSpec) -> Path:
 
 def run(spec: ExperimentSpec) -> None:
     """Plan and answer, or plan, show, run, report and check. SystemExit: 1 when a node failed, 130 when interrupted."""
-    from ssl_sat.graph import expected, explain
+    from ssl_sat.graph import claims, expected, explain
+    from ssl_sat.graph.absent import settled
     from ssl_sat.graph.shown import answered, show
 
     plan = _plan(spec)
-    expected.read_expected(plan)  # a mistake in it shall not wait for the end
+    expected.read_expected(plan)  # a mistake in these files shall not wait for the end
+    asked = claims.read_claims(plan)
+    if not spec.only:
+        claims.refuse_unknown(asked, plan)
     if answered(spec, plan):
         return
     show(plan)
     try:
         failed = not plan.all_done and _run(plan, spec)
-        plan = _plan(spec) if failed or not plan.all_done else plan
+        plan = settled(_plan(spec)) if failed or not plan.all_done else plan
         explain.remember(plan)
         missed = _report(plan)
     except KeyboardInterrupt:
@@ -110,10 +114,13 @@ def _report(plan: Plan) -> bool:
     """Write the report and check it; return whether something is unlike what was expected."""
     from ssl_sat.graph.expected import check_report, missed
     from ssl_sat.graph.report import write_report
-    from ssl_sat.graph.shown import show_findings
+    from ssl_sat.graph.shown import show_absent, show_claims, show_findings
+    from ssl_sat.graph.verdicts import read_judged
 
     page = write_report(plan)
+    show_absent(plan)
     findings = check_report(plan)
+    show_claims(read_judged(page.parent))
     show_findings(findings)
     print(f"report: {page}", flush=True)
     return bool(missed(findings))

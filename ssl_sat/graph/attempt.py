@@ -150,7 +150,7 @@ class Attempts:
     def _keep_cause(self, ended: Ended) -> None:
         """Leave the cause where the end of the run looks for it; a node that was killed could not."""
         note = read_note(self.folder, self.node.id)
-        if note.get("state") not in ("failed", "stopped") or not note.get("error"):
+        if note.get("state") not in ("failed", "stopped", "absent") or not note.get("error"):
             self.note(**{**note, "state": "failed", "error": ended.cause})
 
 

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from ssl_sat.artifact import write_atomic
 from ssl_sat.graph import slurm, terminal
+from ssl_sat.graph.absent import is_absent
 from ssl_sat.graph.endings import read_note
 from ssl_sat.graph.node import THREADS
 from ssl_sat.graph.plan import Node, Plan, finished_fingerprint
@@ -27,7 +28,10 @@ _SCHEDULER_LOG = "scheduler.log"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a node came out: done (before), made, failed, or waiting (not run). `reason` names the failed need."""
+    """How a node came out: done (before), made, failed, absent (its weights, or a need's), or waiting (not run).
+
+    `reason` names the failed need.
+    """
 
     node: Node
     state: str
@@ -83,7 +87,7 @@ def launch(plan: Plan, lock: IO[str], settings: LaunchSpec) -> list[Outcome]:
                 _stop(process)
                 raise
     outcomes = _outcomes(plan)
-    if process.returncode and not any(o.state == "failed" for o in outcomes):
+    if process.returncode and not any(o.state in ("failed", "absent") for o in outcomes):
         words = "\n".join((plan.folder / _SCHEDULER_LOG).read_text(errors="replace").splitlines()[-15:])
         raise UserError(f"the scheduler (Snakemake) stopped with status {process.returncode}:\n{words}")
     return outcomes
@@ -182,6 +186,8 @@ def _outcomes(plan: Plan) -> list[Outcome]:
             state, reason = "done", ""
         elif finished_fingerprint(Path(node.artifact)) == node.fingerprint:
             state, reason = "made", ""
+        elif is_absent(plan, node) or any(outcomes[need].state == "absent" for need in node.needs.values()):
+            state, reason = "absent", ""
         elif (plan.folder / "state" / f"{node.id}.json").is_file():
             state, reason = "failed", _error(plan, node)
         else:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ssl_sat.artifact import write_atomic, write_json
-from ssl_sat.graph.endings import ASKED_TO_STOP, TRANSIENT, passing
+from ssl_sat.graph.endings import ASKED_TO_STOP, TRANSIENT, WEIGHTS_ABSENT, passing
 from ssl_sat.graph.plan import Node, read_plan
 from ssl_sat.graph.stages import stage_named
 from ssl_sat.graph.terminal import redirect
-from ssl_sat.spec import UserError
+from ssl_sat.spec import UserError, WeightsAbsent
 from ssl_sat.stage import execute, is_main_process
 
 THREADS, ATTEMPT = "SSL_SAT_THREADS", "SSL_SAT_ATTEMPT"
@@ -31,8 +31,8 @@ _THREAD_VARIABLES = (
 
 
 def main(plan_path: Path, node_id: str) -> int:
-    """Run the node; return 0, 1 after a crash, 2 after a user's mistake, 75 after a failure that may pass (`endings`),
-    130 when interrupted, 143 when asked to stop.
+    """Run the node; return 0, 1 after a crash, 2 after a user's mistake, 3 for want of weights, 75 after a failure that
+    may pass (`endings`), 130 when interrupted, 143 when asked to stop.
     """
     folder = plan_path.parent
     node = read_plan(plan_path).by_id[node_id]
@@ -44,7 +44,8 @@ def main(plan_path: Path, node_id: str) -> int:
     place = {"host": platform.node(), "job": os.environ.get("SLURM_JOB_ID"), "attempt": _attempt()}
     _note(folder, node, state="running", started=began, pid=os.getpid(), **place)
     status, error = _guarded(node, folder)
-    state = {0: "done", 130: "stopped", ASKED_TO_STOP: "stopped"}.get(status, "failed")
+    states = {0: "done", WEIGHTS_ABSENT: "absent", 130: "stopped", ASKED_TO_STOP: "stopped"}
+    state = states.get(status, "failed")
     seconds = time.time() - began
     _note(folder, node, state=state, started=began, seconds=seconds, status=status, error=error, **place)
     if status == 0 and is_main_process():
@@ -56,6 +57,9 @@ def main(plan_path: Path, node_id: str) -> int:
 def _guarded(node: Node, folder: Path) -> tuple[int, str]:
     try:
         _run(node, folder)
+    except WeightsAbsent as error:
+        print(f"{node.id}: {WeightsAbsent.row} ({error})", flush=True)
+        return WEIGHTS_ABSENT, str(error)
     except UserError as error:
         print(f"error: {error}", flush=True)
         return 2, str(error)

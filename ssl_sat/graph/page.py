@@ -11,6 +11,7 @@ from ssl_sat.graph.collect import Finished, flat_metrics
 from ssl_sat.graph.plan import Plan
 from ssl_sat.graph.summary import findings, is_demo
 from ssl_sat.graph.tables import Table, tables
+from ssl_sat.graph.verdicts import Judged
 from ssl_sat.report.html import Page
 from ssl_sat.spec import WeightsAbsent
 
@@ -21,6 +22,7 @@ def build_page(
     made: Sequence[Table] | None = None,
     drawn: Mapping[str, Path] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    judged: Sequence[Judged] = (),
 ) -> Page:
     """The page; tables and metrics are made where they are not given, figures left out."""
     made = tables(items) if made is None else made
@@ -31,10 +33,12 @@ def build_page(
     page.heading("Summary")
     page.cards(sections.key_numbers(plan, items))
     page.findings(findings(made))
+    sections.claims(page, made, judged)
     sections.expected(page, plan, metrics)
     page.heading("Graph")
     sections.graph(page, plan)
     sections.classification(page, items, made, drawn)
+    sections.not_run(page, made)
     sections.maps(page, items)
     sections.ood(page, items, made, drawn)
     sections.pretraining(page, items, made)

@@ -41,19 +41,25 @@ def _is_number(value: Any) -> bool:
 
 
 def _as_groups(items: Sequence[Finished]) -> list[Any]:
-    from ssl_sat.evaluation.runs import Group, Run
+    from ssl_sat.evaluation.runs import Group
 
     members: dict[str, list[Any]] = {}
     for item in items:
-        node = item.node
-        data = " ".join(node.inputs.get(slot, "") for slot in ("data", "ood"))
-        seed = node.variables.get("seed", node.config.get("seed", 0))
-        run = Run(
-            item.path, node.fingerprint, data, int(seed or 0), {"seed": seed}, item.metrics, item.provenance, {},
-            node.synthetic,
-        )  # fmt: skip
-        members.setdefault(group_of(node), []).append(run)
+        members.setdefault(group_of(item.node), []).append(as_run(item))
     return [Group(label, tuple(sorted(runs, key=lambda run: run.seed))) for label, runs in members.items()]
+
+
+def as_run(item: Finished) -> Any:
+    """A node as `ssl_sat.compare` knows runs."""
+    from ssl_sat.evaluation.runs import Run
+
+    node = item.node
+    data = " ".join(node.inputs.get(slot, "") for slot in ("data", "ood"))
+    seed = node.variables.get("seed", node.config.get("seed", 0))
+    return Run(
+        item.path, node.fingerprint, data, int(seed or 0), {"seed": seed}, item.metrics, item.provenance, {},
+        node.synthetic,
+    )  # fmt: skip
 
 
 def _row(metric: str, found: Any, groups: dict[str, Any]) -> dict[str, Value]:

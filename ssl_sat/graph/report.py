@@ -2,6 +2,7 @@
 
     outputs/reports/<name>/report.html      to read and to look into
                            metrics.json     all numbers, flat and sorted: `cmp` compares two runs
+                           claims.json      verdicts on the claims beside the graph
                            tables/          CSV and Parquet to compute with, Markdown and LaTeX to publish
                            figures/         PNG, PDF and SVG
 
@@ -21,7 +22,7 @@ from ssl_sat.graph.plan import Plan
 
 _CODE = (
     *(f"ssl_sat.graph.{name}" for name in ("report", "page", "sections", "collect", "about", "tables", "paired")),
-    *(f"ssl_sat.graph.{name}" for name in ("pretraining", "ood", "summary", "expected", "dag")),
+    *(f"ssl_sat.graph.{name}" for name in ("pretraining", "ood", "summary", "expected", "claims", "verdicts", "dag")),
     *(f"ssl_sat.report.{name}" for name in ("html", "map_page", "curves", "tables", "summary_figures", "sprites")),
 )
 
@@ -34,19 +35,23 @@ def write_report(plan: Plan, again: bool = False) -> Path:
     there = page.is_file() and (folder / "metrics.json").is_file()
     if there and not again and _recorded(made_of) == digest:
         return page
-    from ssl_sat.graph import summary, tables
+    from ssl_sat.graph import summary, tables, verdicts
+    from ssl_sat.graph.claim_tables import claim_tables
+    from ssl_sat.graph.claims import read_claims
     from ssl_sat.graph.ood import near_figures
     from ssl_sat.graph.page import build_page
 
     items = collect(plan)
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = flat_metrics(plan, items)
+    judged = verdicts.judge(read_claims(plan), items, plan.absent)
+    verdicts.write_judged(folder, judged)
+    metrics = dict(sorted({**flat_metrics(plan, items), **verdicts.flat(judged)}.items()))
     write_json(folder / "metrics.json", metrics)
-    made = tables.tables(items)
+    made = [*claim_tables(judged, plan.absent), *tables.tables(items)]
     tables.write(folder / "tables", plan, items, made)
     drawn = summary.draw(folder / "figures", plan, items, made)
     drawn |= near_figures(folder / "figures", items, summary.is_demo(plan))
-    build_page(plan, items, made, drawn, metrics).write(page)
+    build_page(plan, items, made, drawn, metrics, judged).write(page)
     made_of.parent.mkdir(parents=True, exist_ok=True)
     write_json(made_of, {"digest": digest})
     return page
@@ -54,11 +59,12 @@ def write_report(plan: Plan, again: bool = False) -> Path:
 
 def _digest(plan: Plan) -> str:
     """Of everything that the report depends on: the plan's state, expectations, code and the page's own files."""
-    from ssl_sat.graph.expected import path_of
+    from ssl_sat.graph import claims, expected
     from ssl_sat.report.html import ASSETS
 
     state = [plan.question, plan.absent, *([n.id, n.fingerprint, n.state, n.artifact] for n in plan.nodes)]
-    files = [*sorted(ASSETS.iterdir()), *([path_of(plan)] if plan.graph and path_of(plan).is_file() else [])]
+    beside = [read.path_of(plan) for read in (claims, expected)] if plan.graph else []
+    files = [*sorted(ASSETS.iterdir()), *(path for path in beside if path.is_file())]
     contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     return hashlib.sha256(json.dumps([state, provenance.code_digests(_CODE), contents]).encode()).hexdigest()
 

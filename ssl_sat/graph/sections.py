@@ -10,9 +10,11 @@ import ssl_sat
 from ssl_sat.artifact import shown
 from ssl_sat.graph import dag
 from ssl_sat.graph import expected as expectations
+from ssl_sat.graph.claim_tables import counted, sentence
 from ssl_sat.graph.collect import Finished, group_of
 from ssl_sat.graph.plan import Plan
 from ssl_sat.graph.tables import PROBE, Table
+from ssl_sat.graph.verdicts import Judged
 from ssl_sat.report.curves import History, curve_data
 from ssl_sat.report.html import Page, Prints
 from ssl_sat.report.map_page import read_map, within
@@ -58,6 +60,24 @@ def expected(page: Page, plan: Plan, metrics: Mapping[str, Any]) -> None:
         ],
         caption="Written beside the graph before it ran (expected.json), checked after.",
     )
+
+
+def claims(page: Page, made: Sequence[Table], judged: Sequence[Judged]) -> None:
+    """What others have claimed, and what these runs say to it."""
+    table = _named(made, "claims")
+    if table is None:
+        return
+    page.heading(f"Claims: {counted(judged)}", 3)
+    page.findings([sentence(claim) for claim in judged])
+    _table(page, table)
+
+
+def not_run(page: Page, made: Sequence[Table]) -> None:
+    """Rows without numbers, and why."""
+    table = _named(made, "not_run")
+    if table is not None:
+        page.heading(table.title, 3)
+        _table(page, table)
 
 
 def graph(page: Page, plan: Plan) -> None:

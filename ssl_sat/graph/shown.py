@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssl_sat.graph.absent import settled
 from ssl_sat.graph.plan import Plan
 from ssl_sat.progress import clock
 from ssl_sat.spec import WeightsAbsent
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
     from ssl_sat.graph.estimate import Guess
     from ssl_sat.graph.expected import Finding
     from ssl_sat.graph.launch import Outcome
+    from ssl_sat.graph.verdicts import Judged
 
 _LINES = 12
 
 
 def answered(spec: ExperimentSpec, plan: Plan) -> bool:
     """Answer a question that runs nothing; return whether there was one."""
+    if spec.status or spec.dag:
+        plan = settled(plan)
     if spec.dry:
         from ssl_sat.graph.estimate import guesses, in_words
 
@@ -86,8 +90,9 @@ def summary(plan: Plan, outcomes: Sequence[Outcome]) -> bool:
     """Print what came of a run, at the end the failures with the last lines of their logs; return whether any."""
     from ssl_sat.graph.launch import last_lines
 
-    counts = {state: sum(o.state == state for o in outcomes) for state in ("done", "made", "failed", "waiting")}
-    names = {"done": "done before", "made": "made now", "failed": "failed", "waiting": "not run"}
+    names = {"done": "done before", "made": "made now", "failed": "failed", "absent": "weights absent"}
+    names["waiting"] = "not run"
+    counts = {state: sum(o.state == state for o in outcomes) for state in names}
     print(f"\n{len(outcomes)} nodes: " + ", ".join(f"{counts[s]} {names[s]}" for s in names if counts[s]), flush=True)
     for outcome in (outcome for outcome in outcomes if outcome.state == "waiting"):
         print(f"not run: {outcome.node.id} {outcome.reason}")
@@ -98,6 +103,23 @@ def summary(plan: Plan, outcomes: Sequence[Outcome]) -> bool:
     if counts["failed"]:
         print("\nRepair the cause and give the same command again: it goes on from here.", flush=True)
     return bool(counts["failed"])
+
+
+def show_absent(plan: Plan) -> None:
+    """Print what could not run for want of weights, seeds together."""
+    from ssl_sat.graph.claim_tables import not_run_table
+
+    for row in not_run_table(plan.absent).rows:
+        print(f"{row['runs']}: {row['outcome']} ({row['why']})")
+
+
+def show_claims(judged: Sequence[Judged]) -> None:
+    """Print every claim with its verdict and what each test found."""
+    if judged:
+        from ssl_sat.graph.claim_tables import counted, lines
+
+        print(f"\nclaims: {counted(judged)}")
+        print("\n".join(lines(judged)))
 
 
 def show_findings(findings: Sequence[Finding]) -> None:

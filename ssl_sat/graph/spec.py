@@ -129,7 +129,7 @@ def read_graph(path: Path) -> GraphSpec:
     if not path.is_file():
         raise MissingInput(f"no graph at {path}; give the path of a YAML file, as in graph=./mine.yaml")
     try:
-        values = yaml.load(path.read_text(), Loader=_Strict)
+        values = yaml.load(path.read_text(), Loader=StrictLoader)
     except yaml.YAMLError as error:
         hint = "Within [ ] an override that holds brackets or braces needs quotes."
         raise ConfigError(f"{path} is not YAML: {error}\n{hint}") from None
@@ -165,10 +165,11 @@ def _node(path: Path, key: Any, values: Any) -> NodeSpec:
     return NodeSpec.parse(values, f"{path}: nodes.{key}")
 
 
-class _Strict(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """YAML itself lets the last of two equal keys win, silently; and reads 1e-3 as a text, which is harmless here."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping whose keys all differ."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:

@@ -24,6 +24,7 @@ from ssl_sat.graph.pretraining import pretraining_rows
 from ssl_sat.report.tables import Column, Estimate, Value, write_tables
 
 Row = dict[str, Value]
+_SUFFIXES = (".csv", ".md", ".parquet", ".tex")
 _ENDS = ("_low", "_high")
 CLASSIFICATION = ("test_accuracy", "test_map_macro", "test_macro_f1", "test_nll", "test_ece")
 DETECTION = ("auroc", "gain_over_probe", "aupr_out", "fpr_id_at_95tpr_ood")
@@ -200,6 +201,9 @@ def estimate(members: Sequence[Finished], metric: str) -> Value:
 def write(folder: Path, plan: Plan, items: Sequence[Finished], made: Sequence[Table]) -> None:
     """Write every table into a folder: .csv and .parquet of all, .md and .tex of those to print."""
     folder.mkdir(parents=True, exist_ok=True)
+    kept = {"numbers", *(table.name for table in made)}
+    for path in [path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.stem not in kept]:
+        path.unlink()  # of an earlier state of the experiment
     tidy = numbers(plan, items)
     tidy_columns = [Column(name, name) for name in _NUMBERS]
     (folder / "numbers.csv").write_text(_csv(tidy_columns, tidy), encoding="utf-8")

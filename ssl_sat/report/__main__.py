@@ -45,6 +45,7 @@ class ReportSpec(Spec):
 
 def plan_for(spec: ReportSpec) -> Plan:
     """The plan as it was last made, with today's states; MissingInput names the command that makes one."""
+    from ssl_sat.graph.absent import settled
     from ssl_sat.graph.by_hand import plan_of
     from ssl_sat.graph.plan import finished_fingerprint, read_plan
 
@@ -64,7 +65,8 @@ def plan_for(spec: ReportSpec) -> Plan:
         node.id: "done" if finished_fingerprint(Path(node.artifact)) == node.fingerprint else "to do"
         for node in plan.nodes
     }
-    return replace(plan, outputs=spec.outputs, nodes=[replace(node, state=states[node.id]) for node in plan.nodes])
+    nodes = [replace(node, state=states[node.id]) for node in plan.nodes]
+    return settled(replace(plan, outputs=spec.outputs, nodes=nodes))
 
 
 def run(spec: ReportSpec) -> None:

@@ -70,6 +70,7 @@ def fit(
     trainer = _trainer(
         spec,
         max_epochs=epochs,
+        check_val_every_n_epoch=spec.validate_every_n_epochs,
         accumulate_grad_batches=accumulate,
         logger=loggers.build(spec, out, phase, int(resume.stem) if resume else None),
         callbacks=[

@@ -14,6 +14,7 @@ from ssl_sat.data.packed import Pack
 from ssl_sat.data.subset import select
 from ssl_sat.optim.schedule import scaled_lr
 from ssl_sat.ranks import is_main_process
+from ssl_sat.spec import ConfigError
 from ssl_sat.training import engine
 from ssl_sat.training.callbacks import epoch_mean, read_history
 from ssl_sat.training.classifier import Classifier
@@ -37,6 +38,7 @@ def train_phases(spec: Any, model: Classifier, views: Views, pack: Pack, task: T
     work = Work(spec, model, views, pack, task, balance)
     plan = legs(expanded(spec.phases, model))
     watched = [Supervisor(leg, work.measured) for leg in plan]  # whatever is wrong is told before the first step
+    _refuse_blind(spec, watched)
     for leg in plan:
         curve_of(leg, spec.optim, 1000)
     metrics: dict[str, Any] = {"train_patches": balance.epoch_size}
@@ -50,6 +52,16 @@ def train_phases(spec: Any, model: Classifier, views: Views, pack: Pack, task: T
         return {}
     engine.clear(out)
     return {**metrics, **_outcomes(plan, out / "history.jsonl")}
+
+
+def _refuse_blind(spec: Any, watched: list[Supervisor]) -> None:
+    """Early stopping and plateaus count epochs by their validations."""
+    every = spec.trainer.validate_every_n_epochs
+    deciding = [supervisor.leg.name for supervisor in watched if supervisor.stopping or supervisor.plateau]
+    if every > 1 and deciding:
+        raise ConfigError(
+            f"trainer.validate_every_n_epochs={every}: phase {deciding[0]} decides by every epoch's validation; set 1"
+        )
 
 
 def _train(module: FinetuneModule, out: Path, hands_on: bool) -> dict[str, Tensor]:

@@ -37,6 +37,7 @@ class TrainerSpec(Spec):
     """How the Trainer runs. Precision, clipping and sync_batchnorm are science; the rest must not change the result.
 
     sync_batchnorm: statistics of batch norm over the global batch, as on one device; false takes each device's share.
+    validate_every_n_epochs: of fine-tuning; many epochs over few labels spend their time validating otherwise.
     loggers: beside TensorBoard and the CSV, which are always written.
     """
 
@@ -54,6 +55,7 @@ class TrainerSpec(Spec):
     compile: bool = runtime(False)
     checkpoint_every_n_steps: int = runtime(200, ge=1)
     log_every_n_steps: int = runtime(10, ge=1)
+    validate_every_n_epochs: int = runtime(1, ge=1)
     progress: bool = runtime(True)
     tensorboard: bool = runtime(True)
     loggers: tuple[LoggerSpec, ...] = runtime(())

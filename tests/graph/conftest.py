@@ -20,7 +20,7 @@ import signal
 import time
 from pathlib import Path
 
-from ssl_sat.spec import UserError, runtime
+from ssl_sat.spec import UserError, WeightsAbsent, runtime
 from ssl_sat.stage import Stage, StageSpec
 
 import fake_numbers
@@ -47,6 +47,8 @@ def run(spec, inputs, out):
         time.sleep(0.02)
     if Path(f"fail-{name}").exists():
         raise UserError(f"{name} was told to fail")
+    if Path(f"absent-{name}").exists():
+        raise WeightsAbsent(f"weights absent: {name} has no hub")
     _end_as_told(name)
     if Path(f"crash-{name}").exists():
         raise ZeroDivisionError("one by nought")

@@ -31,6 +31,10 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["phases=full", "phases.steps.all.freze=[block1]"], "did you mean 'phases.steps.all.freeze'?"),
         (["phases=full", "encoder=vgg16"], "error: image_size=16 is too small for the encoder 'vgg16', which needs 32"),
         (["phases=full", "imbalance=focall"], "did you mean 'focal'?"),
+        (
+            ["phases=full", "trainer.validate_every_n_epochs=2", "phases.steps.all.stop.patience=3"],
+            "error: trainer.validate_every_n_epochs=2: phase all decides by every epoch's validation; set 1\n",
+        ),
         (["phases=last_k", "phases.k=9"], "error: phases.steps.last_k.k=9: the encoder has 3 stages; choose 1 to 3\n"),
     ],
 )
