@@ -9,13 +9,15 @@ from ssl_sat.graph.collect import Finished, group_of
 from ssl_sat.report.tables import Estimate, Value
 
 _TESTS = ("test_accuracy", "test_map_macro", "test_macro_f1")
+_STARTS = ("start_knn_accuracy", "start_linear_probe_accuracy")
 
 
 def paired_rows(items: Sequence[Finished]) -> list[dict[str, Value]]:
     """A row for each metric and pair of groups of one stage on the same data, larger mean first.
 
-    Metrics: accuracy (or mean average precision) and macro F1 on test, and every detector's AUROC. With more than
-    eight groups each is compared with the best. Pairs without a common seed are left out: nothing pairs them.
+    Metrics: accuracy (or mean average precision) and macro F1 on test, every detector's AUROC, and, where runs start
+    from different features, the probes of these. With more than eight groups each is compared with the best. Pairs
+    without a common seed are left out: nothing pairs them.
     """
     from ssl_sat.evaluation.comparison import differences
 
@@ -33,7 +35,17 @@ def paired_rows(items: Sequence[Finished]) -> list[dict[str, Value]]:
 def _metrics(items: Sequence[Finished]) -> list[str]:
     there = {name for item in items for name, value in item.metrics.items() if _is_number(value)}
     detectors = sorted(name for name in there if name.endswith("_auroc") and "@" not in name)
-    return [name for name in _TESTS if name in there] + detectors
+    starts = [name for name in _STARTS if name in there and _differ(items, name)]
+    return [name for name in _TESTS if name in there] + starts + detectors
+
+
+def _differ(items: Sequence[Finished], metric: str) -> bool:
+    """Whether runs of one seed have more than one value."""
+    values: dict[Any, set[Any]] = {}
+    for item in items:
+        if metric in item.metrics:
+            values.setdefault(item.node.variables.get("seed"), set()).add(item.metrics[metric])
+    return any(len(found) > 1 for found in values.values())
 
 
 def _is_number(value: Any) -> bool:

@@ -4,6 +4,7 @@
     results      one row a group: accuracy and the rest over seeds
     ood          one row a group and detector
     paired       one row a pair of groups and metric: the difference of runs that share a seed
+    probes       one row a group: frozen features of the start and of the end of fine-tuning
     pretraining  probes before and after, cost beside SimCLR's
 
 An interval is Student's over seeds; for a single seed that of its own patches, and the column `interval` says which.
@@ -27,6 +28,7 @@ Row = dict[str, Value]
 _SUFFIXES = (".csv", ".md", ".parquet", ".tex")
 _ENDS = ("_low", "_high")
 CLASSIFICATION = ("test_accuracy", "test_map_macro", "test_macro_f1", "test_nll", "test_ece")
+PROBES = tuple(f"{when}_{probe}_accuracy" for when in ("start", "tuned") for probe in ("knn", "linear_probe"))
 DETECTION = ("auroc", "gain_over_probe", "aupr_out", "fpr_id_at_95tpr_ood")
 PROBE = "shortcut_probe"
 _RUNS = Column("runs", "runs")
@@ -104,7 +106,7 @@ def is_part(detector: str) -> bool:
 def tables(items: Sequence[Finished]) -> list[Table]:
     """Those that the experiment has rows for."""
     own = [Table(*table) for table in ood_tables(items)]
-    made = [_results(items), _ood(items), *own, paired_table(items), _pretraining(items)]
+    made = [_results(items), _probes(items), _ood(items), *own, paired_table(items), _pretraining(items)]
     return [table for table in made if table.rows]
 
 
@@ -125,6 +127,21 @@ def _results(items: Sequence[Finished]) -> Table:
     columns = (_RUNS, *(Column(n, t, 4) for n, t in zip(CLASSIFICATION, titles, strict=True)), *_LAST)
     caption = "Classification on the test split, measured once, after training. n is the number of test patches."
     return Table("results", "Classification", caption, columns, rows)
+
+
+def _probes(items: Sequence[Finished]) -> Table:
+    by_id = {item.node.id: item for item in items}
+    rows = []
+    for group, members in _groups([i for i in items if PROBES[0] in i.metrics]).items():
+        values = {name: estimate(members, name) for name in PROBES}
+        rows.append({**_about(group, members, by_id), **values, "n": members[0].metrics.get("test_n")})
+    titles = ("kNN, start", "linear, start", "kNN, end", "linear, end")
+    columns = (_RUNS, *(Column(n, t, 4) for n, t in zip(PROBES, titles, strict=True)), *_LAST)
+    caption = (
+        "Accuracy of 20 nearest neighbours and of a linear probe on frozen features of the encoder as fine-tuning "
+        "found it and as it left it; fitted on training patches, n is the number of test patches."
+    )
+    return Table("probes", "Frozen features", caption, columns, rows)
 
 
 def _ood(items: Sequence[Finished]) -> Table:

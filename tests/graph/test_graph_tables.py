@@ -1,6 +1,7 @@
 """Tables of an experiment: tidy, over seeds, paired; what each number is about; each beside its fingerprint."""
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -106,6 +107,26 @@ def test_pairs_share_a_seed(items):
     assert row["difference"] == pytest.approx(Estimate(0.04, interval.low, interval.high), rel=1e-6)
     assert len(row["fingerprints"].split()) == 6
     assert rows["shortcut_probe_auroc"]["p"] is None  # no spread, no test
+
+
+def test_probes_stand_apart_and_are_paired_where_starts_differ(items):
+    values = {"scratch": (0.50, 0.52, 0.51), "simclr": (0.60, 0.61, 0.62)}
+    probed = []
+    for item in items:
+        start, seed = (item.node.variables.get(key) for key in ("start", "seed"))
+        if item.node.stage == "finetune":
+            own = {"start_knn_accuracy": values[start][int(seed)], "start_linear_probe_accuracy": 0.7}
+            item = dataclasses.replace(item, metrics={**item.metrics, **own, "tuned_knn_accuracy": 0.8})
+        probed.append(item)
+    found = by_name(probed)
+    assert "probes" not in by_name(items)
+    row = {row["runs"]: row for row in found["probes"].rows}["finetune-simclr"]
+    half = scipy.stats.t.ppf(0.975, 2) * scipy.stats.sem(values["simclr"])
+    assert row["start_knn_accuracy"] == pytest.approx(Estimate(0.61, 0.61 - half, 0.61 + half), rel=1e-9)
+    assert (row["tuned_knn_accuracy"].value, row["tuned_linear_probe_accuracy"], row["n"]) == (0.8, None, 5400)
+    paired = {row["metric"]: row for row in found["paired"].rows}
+    assert paired["start_knn_accuracy"]["difference"].value == pytest.approx(0.1)
+    assert "start_linear_probe_accuracy" not in paired  # the same for both: nothing to compare
 
 
 def test_sentences_say_what_was_shown_and_what_not(items):
