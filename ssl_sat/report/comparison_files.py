@@ -129,7 +129,7 @@ def _shown_difference(item: Difference) -> dict[str, str]:
         "first - second": f"{item.first} - {item.second}",
         "seeds": str(over.n),
         "difference": value,
-        "p (Holm)": _number(item.p_holm, ".3f"),
+        "p (Holm)": "<0.001" if item.p_holm is not None and item.p_holm < 0.0005 else _number(item.p_holm, ".3f"),
         "detectable: seeds": _number(item.seeds_detectable, ".4f"),
         "patches": _number(item.patches_detectable, ".4f"),
         "n": _number(item.patches, ",d"),
