@@ -48,7 +48,7 @@ def test_the_start_is_a_column_of_every_table(chain: SimpleNamespace) -> None:
     plan = plan_of("mine", [str(chain.evaluated.path)], str(chain.outputs))
     items = collect(plan)
     made = tables(items)
-    assert [table.name for table in made] == ["results", "ood", "ood_joined"]
+    assert [table.name for table in made] == ["results", "probes", "ood", "ood_joined"]
     for table in made:
         assert {row["initialisation"] for row in table.rows} == {said}, table.name
     write(chain.folder / "tables", plan, items, made)
