@@ -19,7 +19,7 @@ from typing import Any
 from ssl_sat.artifact import write_atomic, write_json
 from ssl_sat.graph import node as node_process
 from ssl_sat.graph import slots, terminal
-from ssl_sat.graph.endings import Ended, judged, read_note
+from ssl_sat.graph.endings import SAID, Ended, judged, read_note
 from ssl_sat.graph.plan import Node, Plan, read_plan
 from ssl_sat.graph.settings import LaunchSpec, read_settings
 from ssl_sat.ranks import is_main_process
@@ -150,7 +150,7 @@ class Attempts:
     def _keep_cause(self, ended: Ended) -> None:
         """Leave the cause where the end of the run looks for it; a node that was killed could not."""
         note = read_note(self.folder, self.node.id)
-        if note.get("state") not in ("failed", "stopped", "absent") or not note.get("error"):
+        if note.get("state") not in SAID or not note.get("error"):
             self.note(**{**note, "state": "failed", "error": ended.cause})
 
 

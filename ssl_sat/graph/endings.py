@@ -17,6 +17,7 @@ from typing import Any
 
 TRANSIENT = 75  # EX_TEMPFAIL of sysexits.h: the status of a node that asks for another attempt
 WEIGHTS_ABSENT = 3  # the status of a node whose weights of others are not on its machine
+SAID = ("failed", "stopped", "absent")  # states in which a node has told what became of it
 ASKED_TO_STOP = 128 + signal.SIGTERM  # what a training stage ends with once it has saved
 _PASSING = {
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.EPIPE,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_sat.artifact import write_json
 from ssl_sat.graph import slurm
-from ssl_sat.graph.endings import Ended, judged, read_note
+from ssl_sat.graph.endings import SAID, Ended, judged, read_note
 from ssl_sat.graph.plan import finished_fingerprint
 from ssl_sat.graph.slurm import Job, NoAnswer
 from ssl_sat.spec import UserError
@@ -120,7 +120,7 @@ def _judged(attempts: Attempts, job: str, state: str) -> Ended:
     if state.startswith("CANCELLED"):
         return Ended(1, f"job {job} was cancelled", transient=not own)  # another experiment was stopped: make it here
     note = read_note(attempts.folder, attempts.node.id)
-    if note.get("state") in ("failed", "stopped", "absent"):
+    if note.get("state") in SAID:
         return judged(1, note)
     if note.get("state") == "running":
         return Ended(1, f"job {job}: {state}, ended without a word", True)
@@ -136,5 +136,5 @@ def _made(attempts: Attempts, own: bool, patient: bool) -> bool:
         if not own and finished_fingerprint(attempts.path) == attempts.node.fingerprint:
             return True
         noted = read_note(attempts.folder, attempts.node.id).get("state")
-        if noted in ("failed", "stopped", "absent") or time.monotonic() > end or attempts.stop.wait(0.5):
+        if noted in SAID or time.monotonic() > end or attempts.stop.wait(0.5):
             return False
