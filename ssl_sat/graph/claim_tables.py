@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from ssl_sat.graph.collect import group_named
 from ssl_sat.graph.tables import Row, Table
 from ssl_sat.graph.verdicts import VERDICTS, Judged, Tested
 from ssl_sat.report.tables import Column, cell
 from ssl_sat.spec import WeightsAbsent
 
-_SEED = re.compile(r"-seed[0-9]+")
 _COLUMNS = (
     Column("claim", "claim"), Column("verdict", "verdict"), Column("test", "test"), Column("said", "this test"),
     Column("found", "found", 4, signed=True), Column("over", "over"), Column("p", "p", 4, floor=True),
@@ -49,8 +48,8 @@ def _row(test: Tested) -> Row:
 
 def not_run_table(absent: Mapping[str, str]) -> Table:
     """Rows that stand for the numbers of nodes whose weights are not here, a row a group of seeds."""
-    counts = Counter(_SEED.sub("", name, count=1) for name in absent)
-    why = {_SEED.sub("", name, count=1): reason for name, reason in absent.items()}
+    counts = Counter(group_named(name) for name in absent)
+    why = {group_named(name): reason for name, reason in absent.items()}
     rows: list[Row] = [
         {"runs": runs, "outcome": WeightsAbsent.row, "nodes": count, "why": why[runs]} for runs, count in counts.items()
     ]
@@ -80,7 +79,6 @@ def lines(judged: Sequence[Judged]) -> list[str]:
 
 
 def _line(test: Tested) -> str:
-    found = f": {cell(test.found, _FOUND)} over {test.n} {test.over}" if test.found is not None and not test.why else ""
-    if test.found is not None and test.why and test.found.low is not None:
-        found = f": {cell(test.found, _FOUND)} over {test.n} {test.over}"
+    interval = test.found is not None and test.found.low is not None  # a value without one is told in `why`
+    found = f": {cell(test.found, _FOUND)} over {test.n} {test.over}" if interval else ""
     return f"{test.verdict}, {test.test}{found}{f'; {test.why}' if test.why else ''}"

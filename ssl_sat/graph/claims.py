@@ -31,6 +31,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
+from ssl_sat.graph.collect import group_named
 from ssl_sat.graph.plan import Plan
 from ssl_sat.graph.spec import StrictLoader
 from ssl_sat.spec import ConfigError, Spec, suggest
@@ -38,7 +39,6 @@ from ssl_sat.spec import ConfigError, Spec, suggest
 FILE = "claims.yaml"
 _SIGN = re.compile(r"\s+([-+])\s+")
 _WORD = re.compile(r"\{([A-Za-z_]+)\}")
-_SEED = re.compile(r"-seed[0-9]+")
 
 
 class Comparison(Spec):
@@ -170,7 +170,7 @@ def _asked(name: str, claim: Claim, size: str, spec: ClaimsSpec, path: Path) -> 
 
 def refuse_unknown(asked: Iterable[Asked], plan: Plan) -> None:
     """ConfigError for a test of a group that the plan does not have, or it would never be judged."""
-    groups = {_SEED.sub("", name, count=1) for name in [*plan.by_id, *plan.absent]}
+    groups = {group_named(name) for name in [*plan.by_id, *plan.absent]}
     for claim in asked:
         for _, name in (term for test in claim.tests for term in test.terms):
             group = name.rpartition(".")[0]

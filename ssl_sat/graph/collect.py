@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from ssl_sat.artifact import unchanged
 from ssl_sat.graph.plan import Node, Plan
 
 _SEED = "seed"
+_SEEDED = re.compile(rf"-{_SEED}[0-9]+")
 _NOT_AVERAGED = ("_low", "_high", "_se", "_p")  # ends and tests of one seed's own interval
 
 
@@ -70,6 +72,11 @@ def group_of(node: Node) -> str:
     """The node's id without its seed: what is averaged over."""
     seed = node.variables.get(_SEED)
     return node.id if seed is None else node.id.replace(f"-{_SEED}{seed}", "", 1)
+
+
+def group_named(ident: str) -> str:
+    """The same of an id alone, as of a node that is not in the plan any more."""
+    return _SEEDED.sub("", ident, count=1)
 
 
 def over_seeds(items: Sequence[Finished], metrics: Sequence[str] = ()) -> list[Spread]:

@@ -9,7 +9,7 @@ from ssl_sat.graph.collect import Finished, group_of
 from ssl_sat.report.tables import Estimate, Value
 
 _TESTS = ("test_accuracy", "test_map_macro", "test_macro_f1")
-_STARTS = ("start_knn_accuracy", "start_linear_probe_accuracy")
+_STARTS = tuple(f"start_{p}_{m}" for p in ("knn", "linear_probe") for m in ("accuracy", "map_macro"))
 
 
 def paired_rows(items: Sequence[Finished]) -> list[dict[str, Value]]:

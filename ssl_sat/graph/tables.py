@@ -28,7 +28,6 @@ Row = dict[str, Value]
 _SUFFIXES = (".csv", ".md", ".parquet", ".tex")
 _ENDS = ("_low", "_high")
 CLASSIFICATION = ("test_accuracy", "test_map_macro", "test_macro_f1", "test_nll", "test_ece")
-PROBES = tuple(f"{when}_{probe}_accuracy" for when in ("start", "tuned") for probe in ("knn", "linear_probe"))
 DETECTION = ("auroc", "gain_over_probe", "aupr_out", "fpr_id_at_95tpr_ood")
 PROBE = "shortcut_probe"
 _RUNS = Column("runs", "runs")
@@ -118,30 +117,38 @@ def _groups(items: Sequence[Finished]) -> dict[str, list[Finished]]:
 
 
 def _results(items: Sequence[Finished]) -> Table:
-    by_id = {item.node.id: item for item in items}
-    rows = []
-    for group, members in _groups([i for i in items if set(CLASSIFICATION[:2]) & i.metrics.keys()]).items():
-        values = {name: estimate(members, name) for name in CLASSIFICATION}
-        rows.append({**_about(group, members, by_id), **values, "n": members[0].metrics.get("test_n")})
     titles = ("accuracy", "mAP", "macro F1", "NLL", "ECE")
-    columns = (_RUNS, *(Column(n, t, 4) for n, t in zip(CLASSIFICATION, titles, strict=True)), *_LAST)
+    measures = [(title, (name,)) for title, name in zip(titles, CLASSIFICATION, strict=True)]
     caption = "Classification on the test split, measured once, after training. n is the number of test patches."
-    return Table("results", "Classification", caption, columns, rows)
+    return _measured("results", "Classification", caption, items, measures, CLASSIFICATION[:2])
 
 
 def _probes(items: Sequence[Finished]) -> Table:
+    measures = [
+        (f"{label}, {of}", tuple(f"{when}_{probe}_{metric}" for metric in ("accuracy", "map_macro")))
+        for when, of in (("start", "start"), ("tuned", "end"))
+        for probe, label in (("knn", "kNN"), ("linear_probe", "linear"))
+    ]
+    caption = (
+        "20 nearest neighbours and a linear probe on frozen features of the encoder as fine-tuning found it and as it "
+        "left it: accuracy, with several labels mean average precision. n is the number of test patches."
+    )
+    return _measured("probes", "Frozen features", caption, items, measures, measures[0][1])
+
+
+def _measured(
+    name: str, title: str, caption: str, items: Sequence[Finished], measures: Sequence[tuple[str, tuple[str, ...]]],
+    needed: Sequence[str],
+) -> Table:  # fmt: skip
+    """A row a group whose runs have one of the metrics `needed`; of each measure's metrics the first that is there."""
     by_id = {item.node.id: item for item in items}
     rows = []
-    for group, members in _groups([i for i in items if PROBES[0] in i.metrics]).items():
-        values = {name: estimate(members, name) for name in PROBES}
+    for group, members in _groups([item for item in items if set(needed) & item.metrics.keys()]).items():
+        found = {names[0]: [estimate(members, n) for n in names if n in members[0].metrics] for _, names in measures}
+        values = {key: next(iter(there), None) for key, there in found.items()}
         rows.append({**_about(group, members, by_id), **values, "n": members[0].metrics.get("test_n")})
-    titles = ("kNN, start", "linear, start", "kNN, end", "linear, end")
-    columns = (_RUNS, *(Column(n, t, 4) for n, t in zip(PROBES, titles, strict=True)), *_LAST)
-    caption = (
-        "Accuracy of 20 nearest neighbours and of a linear probe on frozen features of the encoder as fine-tuning "
-        "found it and as it left it; fitted on training patches, n is the number of test patches."
-    )
-    return Table("probes", "Frozen features", caption, columns, rows)
+    columns = (_RUNS, *(Column(names[0], label, 4) for label, names in measures), *_LAST)
+    return Table(name, title, caption, columns, rows)
 
 
 def _ood(items: Sequence[Finished]) -> Table:

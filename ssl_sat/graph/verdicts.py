@@ -27,14 +27,13 @@ from typing import Any
 
 from ssl_sat.artifact import write_json
 from ssl_sat.graph.claims import Asked, Comparison
-from ssl_sat.graph.collect import Finished, group_of
+from ssl_sat.graph.collect import Finished, group_named, group_of
 from ssl_sat.report.tables import Estimate
 from ssl_sat.spec import WeightsAbsent, suggest
 
 SUPPORTED, CONTRADICTED, OPEN, UNTESTABLE = "supported", "contradicted", "not shown", "not testable"
 FILE = "claims.json"
 VERDICTS = (SUPPORTED, CONTRADICTED, OPEN, UNTESTABLE)
-_SEED = re.compile(r"-seed[0-9]+")
 Key = tuple[str, str]  # seed, what * stands for
 Numbers = dict[Key, float]
 
@@ -87,7 +86,7 @@ def judge(asked: Sequence[Asked], items: Sequence[Finished], absent: Mapping[str
     groups: dict[str, list[Finished]] = {}
     for item in items:
         groups.setdefault(group_of(item.node), []).append(item)
-    gone = {_SEED.sub("", name, count=1) for name in absent or ()}
+    gone = {group_named(name) for name in absent or ()}
     tested = [[_test(test, groups, gone) for test in claim.tests] for claim in asked]
     adjusted = iter(holm([test.p for tests in tested for test in tests]))
     judged = []
