@@ -70,7 +70,8 @@ class Difference:
         value, half = self.over_seeds.mean, self.patches_half_width
         if self.p_holm is None:
             beyond = half is not None and abs(value) > half
-            return "one seed: beyond the chance of patches alone" if beyond else "one seed: not shown"
+            seeds = "one seed" if self.over_seeds.n == 1 else f"{self.over_seeds.n} seeds without spread"
+            return f"{seeds}: beyond the chance of patches alone" if beyond else f"{seeds}: not shown"
         if self.p_holm < 0.05 and (half is None or abs(value) > half):
             return f"{self.first if value > 0 else self.second} is better"
         return "not shown"

@@ -9,7 +9,7 @@ from ssl_sat.graph.collect import Finished, group_of
 from ssl_sat.report.tables import Estimate, Value
 
 _TESTS = ("test_accuracy", "test_map_macro", "test_macro_f1")
-_STARTS = tuple(f"start_{p}_{m}" for p in ("knn", "linear_probe") for m in ("accuracy", "map_macro"))
+STARTS = tuple(f"start_{p}_{m}" for p in ("knn", "linear_probe") for m in ("accuracy", "map_macro"))
 
 
 def paired_rows(items: Sequence[Finished]) -> list[dict[str, Value]]:
@@ -35,7 +35,7 @@ def paired_rows(items: Sequence[Finished]) -> list[dict[str, Value]]:
 def _metrics(items: Sequence[Finished]) -> list[str]:
     there = {name for item in items for name, value in item.metrics.items() if _is_number(value)}
     detectors = sorted(name for name in there if name.endswith("_auroc") and "@" not in name)
-    starts = [name for name in _STARTS if name in there and _differ(items, name)]
+    starts = [name for name in STARTS if name in there and _differ(items, name)]
     return [name for name in _TESTS if name in there] + starts + detectors
 
 

@@ -105,12 +105,15 @@ def _named(made: Sequence[Table], name: str) -> Table | None:
 
 def classification(page: Page, items: Sequence[Finished], made: Sequence[Table], drawn: Mapping[str, Path]) -> None:
     """Results, paired comparisons, figures of the fine-tuned models."""
-    results, paired = _named(made, "results"), _named(made, "paired")
+    results, probes, paired = (_named(made, name) for name in ("results", "probes", "paired"))
     if results is not None:
         page.heading(results.title)
         _table(page, results)
         elsewhere = ("auroc", "near_ood")
         _drawn(page, drawn, [n for n in drawn if not n.endswith("_paired") and not n.startswith(elsewhere)])
+    if probes is not None:
+        page.heading(probes.title, 2 if results is None else 3)
+        _table(page, probes)
     if paired is not None:
         page.heading(paired.title, 2 if results is None else 3)
         _table(page, paired)

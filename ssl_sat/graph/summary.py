@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_sat.graph.collect import Finished, group_of
+from ssl_sat.graph.paired import STARTS
 from ssl_sat.graph.plan import Plan
 from ssl_sat.graph.tables import PROBE, Row, Table, is_part
 from ssl_sat.report.tables import Column, Estimate, cell
@@ -33,7 +34,9 @@ def title_of(metric: str) -> str:
 def findings(made: Sequence[Table]) -> list[str]:
     """The main differences, each with its interval and whether it has been shown; and detectors beside the probe."""
     by_name = {table.name: table.rows for table in made}
-    lines = [_difference(row) for row in by_name.get("paired", []) if row["metric"] in _MAIN]
+    told = [row for row in by_name.get("paired", []) if row["metric"] in (*_MAIN, *STARTS)]
+    told.sort(key=lambda row: not str(row["verdict"]).endswith(" is better"))  # what was shown stands first
+    lines = [_difference(row) for row in told]
     rest = len(lines) - _MOST
     lines = lines[:_MOST] + ([f"{rest} more comparisons are in the table of pairs."] if rest > 0 else [])
     return lines + _beside_probe(by_name.get("ood", []))
@@ -75,12 +78,12 @@ def draw(folder: Path, plan: Plan, items: Sequence[Finished], made: Sequence[Tab
     drawn: dict[str, Any] = {}
     rows = {table.name: table.rows for table in made}
     demo = is_demo(plan)
-    for metric in _MAIN:
-        results = [row for row in rows.get("results", []) if row[metric] is not None]
-        if len(results) > 1:
+    for metric in (*_MAIN, *STARTS):
+        pairs = [row for row in rows.get("paired", []) if row["metric"] == metric]
+        results = [row for name in ("results", "probes") for row in rows.get(name, []) if row.get(metric) is not None]
+        if len(results) > 1 and (pairs or metric in _MAIN):  # starts that are the same are no figure
             lines = [_line(str(row["runs"]), row[metric], _seeds(items, str(row["runs"]), metric)) for row in results]
             drawn[metric] = _figure(lines, title_of(metric), demo)
-        pairs = [row for row in rows.get("paired", []) if row["metric"] == metric]
         if pairs:
             lines = [_line(f"{row['first']} − {row['second']}", row["difference"], ()) for row in pairs]
             drawn[f"{metric}_paired"] = _figure(lines, f"difference of {title_of(metric)}", demo, zero=True)

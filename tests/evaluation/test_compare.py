@@ -19,6 +19,7 @@ from ssl_sat.artifact import Artifact
 from ssl_sat.compare import COMPARE, CompareSpec, science_of
 from ssl_sat.encoders import ENCODERS
 from ssl_sat.evaluation import comparison, cost, runs
+from ssl_sat.evaluation.detectable import mean_of
 from ssl_sat.spec import ConfigError, MissingInput
 from ssl_sat.stage import execute
 
@@ -117,6 +118,15 @@ def test_one_seed_has_the_error_of_mcnemars_pairs(outputs: Path) -> None:
     psi, d = np.mean(right[0] != right[1]), np.mean(right[0]) - np.mean(right[1])
     assert found[1] == pytest.approx(math.sqrt((psi - d**2) / (COUNT - 1)))
     assert comparison.over_patches([(a, b)], "test_nll") is None
+
+
+def test_seeds_without_spread_are_not_called_one_seed() -> None:
+    def verdict(values: list[float], half: float) -> str:
+        rest = {"p": None, "p_holm": None, "seeds_detectable": None, "patches": 58, "patches_detectable": 0.1}
+        return comparison.Difference("a", "b", mean_of(values), patches_half_width=half, **rest).verdict
+
+    assert verdict([0.1], 0.2) == "one seed: not shown"
+    assert verdict([0.1, 0.1, 0.1], 0.05) == "3 seeds without spread: beyond the chance of patches alone"
 
 
 def test_everything_is_written_and_free_of_the_clock(outputs: Path, compared: Artifact) -> None:

@@ -12,7 +12,7 @@ from ssl_sat.graph.about import about
 from ssl_sat.graph.collect import Finished
 from ssl_sat.graph.plan import Node, Plan
 from ssl_sat.graph.summary import draw, findings
-from ssl_sat.graph.tables import numbers, tables, write
+from ssl_sat.graph.tables import Table, numbers, tables, write
 from ssl_sat.report.tables import Estimate
 
 ACCURACY = {"scratch": (0.80, 0.82, 0.78), "simclr": (0.84, 0.85, 0.83)}
@@ -128,6 +128,34 @@ def test_probes_stand_apart_and_are_paired_where_starts_differ(items):
     paired = {row["metric"]: row for row in found["paired"].rows}
     assert paired["start_knn_accuracy"]["difference"].value == pytest.approx(0.1)
     assert "start_linear_probe_accuracy" not in paired  # the same for both: nothing to compare
+    assert any(
+        line.startswith("finetune-simclr − finetune-scratch: start knn accuracy") for line in findings(tables(probed))
+    )
+
+
+def test_probes_of_several_labels_are_mean_average_precision(items):
+    several = [
+        dataclasses.replace(item, metrics={"test_map_macro": 0.6, "start_knn_map_macro": 0.4, "test_n": 90})
+        for item in items
+        if item.node.stage == "finetune"
+    ]
+    row = by_name(several)["probes"].rows[0]
+    assert row["start_knn_accuracy"].value == pytest.approx(0.4) and row["tuned_knn_accuracy"] is None
+
+
+def test_what_was_shown_is_said_first():
+    def row(first, verdict):
+        return {
+            "metric": "test_accuracy",
+            "first": first,
+            "second": "z",
+            "difference": 0.1,
+            "seeds": 3,
+            "verdict": verdict,
+        }
+
+    paired = Table("paired", "", "", (), [row("a", "not shown"), row("b", "b is better")])
+    assert [line[0] for line in findings([paired])] == ["b", "a"]
 
 
 def test_sentences_say_what_was_shown_and_what_not(items):
