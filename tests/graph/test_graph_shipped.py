@@ -17,6 +17,7 @@ SHIPPED = [
     (path.parent.name, size) for path in sorted(ROOT.glob("*/graph.yaml")) for size in (FULL, *read_graph(path).sizes)
 ]
 STUDY = ("label_efficiency", "study_corrected", "study_readme", "study_notebooks", "backbones")
+SMALL = (*STUDY, "imbalance", "band_transfer")
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +52,11 @@ def test_it_plans_and_its_claims_name_nodes_of_it(name, size, data, monkeypatch)
     assert (ROOT / name / "README.md").is_file()
 
 
-@pytest.mark.parametrize("name", STUDY)
+@pytest.mark.parametrize("name", SMALL)
 def test_it_has_a_small_size_that_needs_no_bigearthnet(name, data, monkeypatch):
     monkeypatch.chdir(data)
     read = {node.config["data"]["name"] for node in planned(name, "small").nodes if node.stage == "pack"}
-    assert read <= {"eurosat_rgb", "ucmerced", "npy"}
+    assert read <= {"eurosat_rgb", "eurosat_ms", "ucmerced", "npy"}
 
 
 def test_the_published_matrix_is_for_the_whole_bigearthnet_and_gpus(data, monkeypatch):
@@ -81,11 +82,15 @@ def test_the_notebooks_start_from_imagenet_and_nothing_else_does(data, monkeypat
         assert started == want.get(name, {"finetune_imagenet"} if name == "backbones" else set())
 
 
-def test_label_efficiency_shares_its_pretraining(data, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "node", "there"),
+    [("label_efficiency", "pretrain", "rgb"), ("band_transfer", "three", "rgb"), ("band_transfer", "twelve", "l2a")],
+)
+def test_small_sizes_share_the_pretrainings_of_simclr_gain(name, node, there, data, monkeypatch):
     monkeypatch.chdir(data)
-    shared = {node.fingerprint for node in planned("simclr_gain", FULL).nodes if node.node == "rgb"}
-    own = {node.fingerprint for node in planned("label_efficiency", "small").nodes if node.node == "pretrain"}
-    assert own == shared
+    shared = {n.fingerprint for n in planned("simclr_gain", FULL).nodes if n.node == there}
+    own = {n.fingerprint for n in planned(name, "small").nodes if n.node == node}
+    assert own == shared and len(own) == 3
 
 
 def test_the_budgets_of_study_corrected_are_equal(data, monkeypatch):
