@@ -1,4 +1,4 @@
-"""Which groups of an experiment are compared: those tested on the same patches; of many those that differ in one thing."""
+"""Which groups of an experiment are compared: those tested on the same patches; of many those that differ in one."""
 
 import itertools
 
