@@ -188,3 +188,29 @@ def test_pretraining_in_study_corrected_costs_every_encoder_the_same(data, monke
         for kind in lengths[size]:
             rows = [node.config for node in made if node.node == kind]
             assert len({str({k: v for k, v in row.items() if k not in aside}) for row in rows}) == 1, kind
+
+
+def names_in(asked: list[claims.Asked], *ids: str) -> set[str]:
+    """Left-hand sides of the tests of these claims."""
+    return {test.terms[0][1] for claim in asked if claim.id in ids for test in claim.tests}
+
+
+def test_the_claims_of_the_study_ask_every_published_row(data, monkeypatch):
+    """The table has seven rows: CNN and the large ones from scratch and after SimCLR, the CNN at two lengths."""
+    monkeypatch.chdir(data)
+    for size, (resnet, vit) in ((FULL, ("resnet50", "vit")), ("small", ("resnet18", "vit_tiny"))):
+        asked = claims.read_claims(planned("study_corrected", size))
+        scratch = {f"far-{encoder}-scratch" for encoder in ("cnn", resnet, vit)}
+        simclr = {f"far-{encoder}-simclr" for encoder in ("cnn", resnet, vit)} | {"far_short-cnn"}
+        msp = names_in(asked, "msp_is_worse_than_chance", "msp_of_the_vit_from_scratch_is_at_chance")
+        assert msp == {f"{row}.msp_auroc" for row in scratch | simclr}
+        own = names_in(asked, "mutual_information_beats_msp_after_simclr")
+        assert own == {f"{row}.mutual_information_auroc" for row in simclr}
+        own = {name for name in names_in(asked, "mutual_information_beats_msp") if name.startswith("far")}
+        assert own == {f"{row}.mutual_information_auroc" for row in scratch}
+        own = names_in(asked, "mutual_information_beats_predictive_entropy")
+        assert own == {f"{row}.mutual_information_auroc" for row in scratch}
+        for ident in ("longer_pretraining_is_better_for_large_encoders", "pretraining_helps_near_detection_of_the_vit"):
+            assert bool(names_in(asked, ident)) == (size == FULL)
+        (samples,) = [claim for claim in asked if claim.id == "all_samples"]
+        assert not samples.tests and "official train split" in samples.untested
