@@ -34,7 +34,7 @@ def claim_tables(judged: Sequence[Judged], absent: Mapping[str, str]) -> list[Ta
 
 
 def _rows(claim: Judged) -> list[Row]:
-    about: Row = {"claim": claim.says, "verdict": claim.verdict, "source": claim.source or None}
+    about: Row = {"claim": claim.says, "verdict": claim.said, "source": claim.source or None}
     return [{**about, **_row(test)} for test in claim.tests] or [{**about, "why": claim.untested}]
 
 
@@ -65,14 +65,14 @@ def counted(judged: Sequence[Judged]) -> str:
 
 def sentence(claim: Judged) -> str:
     """A claim with its verdict, for the summary."""
-    return f"{claim.verdict.capitalize()}: {claim.says} ({claim.words})"
+    return f"{claim.said.capitalize()}: {claim.says} ({claim.words})"
 
 
 def lines(judged: Sequence[Judged]) -> list[str]:
     """What the command prints: every claim, and under it what each test found."""
     printed = []
     for claim in judged:
-        printed.append(f"  {claim.verdict}: {claim.says}")
+        printed.append(f"  {claim.said}: {claim.says}")
         printed += [f"      {_line(test)}" for test in claim.tests]
         printed += [f"      {claim.untested}"] if not claim.tests else []
     return printed

@@ -9,7 +9,8 @@ the predictions of its runs, and these make it wider, the interval over test pat
     not shown       a bound lies within the interval: what is smaller than `detectable` could not have been seen
     not testable    a name is not there, or there is one value and so no interval
 
-A claim of several tests is contradicted where one is, supported where all that could be tested are.
+A claim of several tests is contradicted where one is, supported where all that could be tested are; where some could
+not, the verdict says how many were.
 """
 
 # S seeds
@@ -68,6 +69,12 @@ class Judged:
     verdict: str
     tests: tuple[Tested, ...]
     untested: str = ""
+
+    @property
+    def said(self) -> str:
+        """The verdict; of how many tests, where not all could be made: `supported (1 of 4 tested)`."""
+        made = sum(test.verdict != UNTESTABLE for test in self.tests)
+        return f"{self.verdict} ({made} of {len(self.tests)} tested)" if 0 < made < len(self.tests) else self.verdict
 
     @property
     def words(self) -> str:
@@ -221,7 +228,7 @@ def flat(judged: Sequence[Judged]) -> dict[str, Any]:
 
 def _flat(judged: Sequence[Judged]) -> Iterator[tuple[str, Any]]:
     for claim in judged:
-        yield f"claims.{claim.id}.verdict", claim.verdict
+        yield f"claims.{claim.id}.verdict", claim.said
         for at, test in enumerate(claim.tests):
             mean, low, high = test.found or (None, None, None)
             own: dict[str, Any] = {"mean": mean, "low": low, "high": high, "n": test.n, "p_holm": test.p_holm}

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from ssl_sat.graph import claims
-from ssl_sat.graph.claim_tables import claim_tables, lines
+from ssl_sat.graph.claim_tables import claim_tables, lines, sentence
 from ssl_sat.graph.claims import Asked, Comparison
 from ssl_sat.graph.collect import Finished
 from ssl_sat.graph.plan import Node
@@ -121,6 +121,21 @@ def test_a_claim_of_several_tests():
     assert overall(gone) == UNTESTABLE
     (untested,) = judge([Asked("c", "It takes an hour.", "", (), "no such machine here")], both())
     assert (untested.verdict, untested.words) == (UNTESTABLE, "no such machine here")
+
+
+def test_a_verdict_says_of_how_many_tests_it_is():
+    def judged(*names):
+        (one,) = judge([Asked("c", "It is so.", "", tuple(Comparison(of=of) for of in names), "")], both())
+        return one
+
+    partly = judged("a.acc - b.acc", "a.acc - x.acc", "y.acc", "z.acc")
+    assert (partly.verdict, partly.said) == (SUPPORTED, "supported (1 of 4 tested)")
+    assert flat([partly])["claims.c.verdict"] == "supported (1 of 4 tested)"
+    assert lines([partly])[0] == "  supported (1 of 4 tested): It is so."
+    assert claim_tables([partly], {})[0].rows[0]["verdict"] == "supported (1 of 4 tested)"
+    assert sentence(partly).startswith("Supported (1 of 4 tested): It is so.")
+    assert judged("b.acc - a.acc", "x.acc").said == "contradicted (1 of 2 tested)"
+    assert judged("a.acc - b.acc", "a.acc").said == SUPPORTED and judged("x.acc", "y.acc").said == UNTESTABLE
 
 
 def test_p_is_adjusted_for_all_tests_of_the_experiment():
