@@ -51,7 +51,7 @@ def expected(page: Page, plan: Plan, metrics: Mapping[str, Any]) -> None:
     held = expectations.read_expected(plan) if plan.graph else {}
     if not held:
         return
-    found = expectations.check(held, metrics)
+    found = expectations.check(held, metrics, expectations.unmeasured(plan))
     page.heading("Expected and found", 3)
     page.table(
         [
