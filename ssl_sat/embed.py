@@ -54,7 +54,9 @@ class EmbedSpec(StageSpec):
 def source_of(spec: EmbedSpec) -> DataSpec | None:
     """The raw files to read, None where a pack is."""
     if spec.images is not None:
-        return ImageFolderSpec(root=spec.images, labels="none", split="none", split_name="all", size_px=None)
+        return ImageFolderSpec(
+            root=spec.images, labels="none", split="none", split_name="all", size_px=None, suffix_in_id=True
+        )
     return spec.data if spec.pack is None and spec.data.root is not None else None
 
 
@@ -103,13 +105,14 @@ def _inputs(spec: EmbedSpec, lookup: Lookup) -> dict[str, Ref]:
 
 
 def _science(spec: EmbedSpec) -> dict[str, Any]:
-    from ssl_sat.data.packing import source_digest
+    from ssl_sat.data.packing import files_digest, source_digest
 
     source = source_of(spec)
     if source is None:
         return spec.science()
+    files = {**source_digest(source), "files_sha256": files_digest(Path(source.root or "").expanduser())}
     version = SOURCES[source.name].version
-    return {**spec.science(), "data": source.science(), "source": source_digest(source), "source_version": version}
+    return {**spec.science(), "data": source.science(), "source": files, "source_version": version}
 
 
 def _choices(spec: EmbedSpec, inputs: Mapping[str, Ref]) -> str:
@@ -124,7 +127,7 @@ def _headline(metrics: Metrics) -> list[str]:
 
 EMBED = Stage(
     "embed",
-    1,
+    2,
     EmbedSpec,
     run,
     _choices,

@@ -43,11 +43,12 @@ class OodEvalSpec(StageSpec):
     """Which model against which other data. ensemble: models of other seeds that vote with it, for such detectors.
 
     tier: `data` takes another pack (`ood`, `ood_pack`), `held_out` the classes that the model was fine-tuned without,
-    `split` another split of its own pack. ood_split: null takes every split. id_split: test, val, or `unused`, the
-    training patches that the model's subset left out. overlapping: classes of the OOD data that the model knows, and
-    that are reported apart; null takes the shipped lists. validation_classes: OOD classes that choose the deployed
-    detector, and are in no reported number. bootstrap: replicates for the intervals that DeLong does not cover, classes
-    resampled whole; 0 leaves them out.
+    `split` another split of its own pack. ood_split: null takes every split of other data and the test split of
+    held-out classes, `all` every split. id_split: test, val, or `unused`, the training patches that the model's subset
+    left out. overlapping: classes of the OOD data that the model knows, and that are reported apart; null takes the
+    shipped lists. validation_classes: OOD classes that choose the deployed detector, against val patches, and are in no
+    reported number. bootstrap: replicates for the intervals that DeLong does not cover, classes resampled whole; 0
+    leaves them out.
     """
 
     registries: ClassVar = {"ood": SOURCES, "detectors": DETECTORS}
@@ -91,7 +92,7 @@ def run(spec: OodEvalSpec, inputs: Inputs, out: Path) -> Metrics:
     results = ood.evaluate(context, out)
     metrics = {**ood.facts(context, results), **ood.measure(results, spec)}
     ood_output.store(out, context, results)
-    ood_output.tables(out, context, metrics)
+    ood_output.tables(out, context, results, metrics)
     ood_output.draw(out, context, results)
     return metrics
 
@@ -123,7 +124,7 @@ def _headline(metrics: Metrics) -> list[str]:
 
 OOD_EVAL = Stage(
     "ood_eval",
-    2,
+    3,
     OodEvalSpec,
     run,
     _choices,

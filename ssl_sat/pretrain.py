@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from ssl_sat import augment, losses, methods, optim, training
 from ssl_sat.artifact import Artifact, Ref
@@ -28,7 +28,7 @@ from ssl_sat.optim.spec import OptimSpec
 from ssl_sat.pack import PackedData, pack_of
 from ssl_sat.ranks import is_main_process
 from ssl_sat.report import headlines
-from ssl_sat.spec import Spec, runtime
+from ssl_sat.spec import Spec, later, runtime
 from ssl_sat.stage import Inputs, Lookup, Metrics, Stage, execute
 from ssl_sat.training.spec import TrainerSpec, WatchSpec
 
@@ -40,7 +40,8 @@ class PretrainSpec(StartSpec, PackedData):
     accumulate: forward passes a step is divided into. A contrastive loss then sees the negatives of batch_size /
     accumulate patches only, so it is another objective than that of the whole batch.
     cache_chunk: patches that one device embeds at a time, with all negatives (exact but for batch norm, which
-    normalises within a chunk), at the price of a second forward pass.
+    normalises within a chunk), at the price of a second forward pass. held_out: classes of a labelled pack whose
+    patches are left out, so that they are unseen and not only unlabelled when a classifier is later asked about them.
     """
 
     registries: ClassVar = {**PackedData.registries, "encoder": ENCODERS, "method": METHODS}
@@ -54,6 +55,7 @@ class PretrainSpec(StartSpec, PackedData):
     bands: tuple[str, ...] | None = None
     split: str = "train"
     subset: SubsetSpec | None = None
+    held_out: tuple[str, ...] = later(())
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     accumulate: int = Field(1, ge=1)
@@ -62,6 +64,11 @@ class PretrainSpec(StartSpec, PackedData):
     seed: int = Field(0, ge=0)
     watch: WatchSpec = runtime(WatchSpec())
     show_views: bool = runtime(False)
+
+    @field_validator("held_out")
+    @classmethod
+    def _in_any_order(cls, held_out: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(held_out)))
 
     @model_validator(mode="after")
     def _parts_are_whole(self) -> Self:
@@ -72,11 +79,12 @@ class PretrainSpec(StartSpec, PackedData):
 
 def run(spec: PretrainSpec, inputs: Inputs, out: Path) -> Metrics:
     """Train and write encoder, head, card, history; return flat metrics."""
+    from ssl_sat.data.held_out import without_classes
     from ssl_sat.data.packed import Pack
     from ssl_sat.training import engine, model_io, pretraining, setup, watching
 
     engine.prepare(spec.trainer, out)
-    pack = Pack.open(inputs["data"].path)
+    pack = without_classes(Pack.open(inputs["data"].path), spec.held_out)
     rows = select(pack, setup.rows_of(pack, spec.split), spec.subset)
     encoder, card = setup.starting_encoder(spec, pack, inputs)
     method = METHODS.build(spec.method, encoder=encoder, seed=spec.seed)
@@ -123,7 +131,8 @@ def _inputs(spec: PretrainSpec, lookup: Lookup) -> dict[str, Ref]:
 def _choices(spec: PretrainSpec, inputs: Mapping[str, Ref]) -> str:
     origin = "continued-" if "init" in inputs else "" if spec.init == "scratch" else f"{weights.label(spec)}-"
     data = inputs["data"].config["data"]["name"]
-    return f"{origin}{start.encoder_label(spec.encoder)}-{data}-{spec.method.name}-s{spec.seed}"  # type: ignore[attr-defined]
+    without = f"-without-{'+'.join(spec.held_out)}" if spec.held_out else ""
+    return f"{origin}{start.encoder_label(spec.encoder)}-{data}{without}-{spec.method.name}-s{spec.seed}"  # type: ignore[attr-defined]
 
 
 PRETRAIN = Stage(

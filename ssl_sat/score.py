@@ -21,6 +21,7 @@ from ssl_sat import augment
 from ssl_sat.artifact import Artifact, Ref, outputs_of, shown
 from ssl_sat.data import SOURCES
 from ssl_sat.data.spec import DataSpec, ImageFolderSpec
+from ssl_sat.ood import CODE as OOD_CODE
 from ssl_sat.pack import pack_of
 from ssl_sat.spec import ConfigError, MissingInput, UserError, runtime
 from ssl_sat.stage import Inputs, Lookup, Metrics, Stage, StageSpec, execute
@@ -56,7 +57,7 @@ def source_of(spec: ScoreSpec, decode: Mapping[str, Any]) -> DataSpec | None:
     if spec.images is not None:
         how = {name: decode[key] for name, key in (("size_px", "to_px"), ("recompress", "recompress")) if key in decode}
         values = {"name": "imagefolder", "root": spec.images, "labels": "none", "split": "none", "split_name": "all"}
-        return ImageFolderSpec.parse({**values, **how})
+        return ImageFolderSpec.parse({**values, **how, "suffix_in_id": True})
     return spec.data if spec.pack is None and spec.data.root is not None else None
 
 
@@ -125,13 +126,14 @@ def _inputs(spec: ScoreSpec, lookup: Lookup) -> dict[str, Ref]:
 
 
 def _science(spec: ScoreSpec) -> dict[str, Any]:
-    from ssl_sat.data.packing import source_digest
+    from ssl_sat.data.packing import files_digest, source_digest
 
     source = source_of(spec, {})
     if source is None:
         return spec.science()
+    files = {**source_digest(source), "files_sha256": files_digest(Path(source.root or "").expanduser())}
     version = SOURCES[source.name].version
-    return {**spec.science(), "data": source.science(), "source": source_digest(source), "source_version": version}
+    return {**spec.science(), "data": source.science(), "source": files, "source_version": version}
 
 
 def _choices(spec: ScoreSpec, inputs: Mapping[str, Ref]) -> str:
@@ -150,7 +152,7 @@ def _headline(metrics: Metrics) -> list[str]:
 
 SCORE = Stage(
     "score",
-    1,
+    2,
     ScoreSpec,
     run,
     _choices,
@@ -161,9 +163,12 @@ SCORE = Stage(
         "ssl_sat.evaluation.scoring",
         "ssl_sat.evaluation.embedding",
         "ssl_sat.evaluation.predict",
-        "ssl_sat.ood.conformal",
-        "ssl_sat.ood.mc_dropout",
-        "ssl_sat.ood.keyed_dropout",
+        "ssl_sat.evaluation.predictions",
+        *OOD_CODE,
+        *(
+            f"ssl_sat.ood.detectors.{name}"
+            for name in ("logits", "sampled", "mahalanobis", "density", "knn", "vim", "fdbd", "shaping")
+        ),
         "ssl_sat.data.packed",
         *augment.CODE,
     ),

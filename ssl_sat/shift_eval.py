@@ -20,6 +20,7 @@ from ssl_sat.artifact import Ref
 from ssl_sat.evaluation import corruptions as own
 from ssl_sat.evaluation.corruptions import CORRUPTIONS
 from ssl_sat.evaluation.corruptions.spec import CorruptionSpec
+from ssl_sat.ood import CODE as OOD_CODE
 from ssl_sat.ood import DETECTORS
 from ssl_sat.ood.spec import McDropoutSpec
 from ssl_sat.spec import Spec, runtime
@@ -88,7 +89,7 @@ def _headline(metrics: Metrics) -> list[str]:
 
 SHIFT_EVAL = Stage(
     "shift_eval",
-    1,
+    2,
     ShiftEvalSpec,
     run,
     _choices,
@@ -103,10 +104,9 @@ SHIFT_EVAL = Stage(
         *own.CODE,
         "ssl_sat.augment.views",
         "ssl_sat.augment.geometric",
-        "ssl_sat.ood.conformal",
-        "ssl_sat.ood.metrics",
-        "ssl_sat.ood.gaussian",
-        "ssl_sat.ood.shortcut_probe",
+        "ssl_sat.evaluation.predictions",
+        "ssl_sat.evaluation.classification",
+        *OOD_CODE,
         "ssl_sat.data.held_out",
         "ssl_sat.data.packed",
         "ssl_sat.precision",

@@ -6,6 +6,7 @@ import csv
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -49,6 +50,20 @@ def source_digest(spec: DataSpec) -> dict[str, Any]:
         "names_sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
         "split_files": dict(sorted(files.items())),
     }
+
+
+def files_digest(root: Path) -> str:
+    """Digest of path, size and time of change of every file below `root`: for work that reads the files themselves.
+
+    A file that is written again, at the same size, is another one. A copy of the folder without its times is, too.
+    """
+    lines = []
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = os.path.join(folder, name)
+            told = os.stat(path, follow_symlinks=os.path.exists(path))
+            lines.append(f"{os.path.relpath(path, root)}\t{told.st_size}\t{told.st_mtime_ns}\n")
+    return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def write_pack(

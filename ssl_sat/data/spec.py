@@ -199,7 +199,10 @@ class UcMercedSpec(ImageSpec):
 
 
 class ImageFolderSpec(LabelledSpec, ImageSpec):
-    """Any folder of RGB images: a folder a class, optionally below train/val/test, or labels by CSV or file name."""
+    """Any folder of RGB images: a folder a class, optionally below train/val/test, or labels by CSV or file name.
+
+    suffix_in_id: a.png and a.jpg are two images then, as `embed` and `score` take them, and not one name given twice.
+    """
 
     name: Literal["imagefolder"] = "imagefolder"
     split: Literal["folders", "fractions", "csv", "pattern", "none"] = "none"
@@ -207,6 +210,7 @@ class ImageFolderSpec(LabelledSpec, ImageSpec):
     bands: tuple[str, str, str] = AERIAL_RGB  # type: ignore[assignment]
     sensor: str = "unknown"
     gsd_m: float | None = Field(default=None, gt=0)
+    suffix_in_id: bool = later(False)
 
 
 class ArraySpec(LabelledSpec):

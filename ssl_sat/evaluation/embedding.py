@@ -22,7 +22,7 @@ from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.augment.views import Views
 from ssl_sat.data import SOURCES
 from ssl_sat.data.packed import Pack
-from ssl_sat.data.sources.contract import PatchRef, UnreadablePatch, decode_digest
+from ssl_sat.data.sources.contract import OtherSize, PatchRef, UnreadablePatch, decode_digest
 from ssl_sat.data.spec import DataSpec
 from ssl_sat.data.splits import rank
 from ssl_sat.progress import Advance
@@ -144,7 +144,7 @@ def source_stream(spec: DataSpec, split: str | None, batch_size: int, advance: A
         raise UserError(f"no split '{split}' in {spec.root} (there are: {', '.join({r.split for r in listing.refs})})")
     unit = "display" if facts.level == "display" else "float" if facts.dtype == "float32" else "reflectance"
     groups = [(tuple(group.bands), group.height, group.width) for group in facts.groups]
-    unreadable: list[tuple[str, str, str]] = []
+    unreadable = [(path, os.path.splitext(path)[0], reason) for path, reason in source.passed_over()]
 
     def batches() -> Iterator[tuple[list[Row], list[torch.Tensor]]]:
         done = 0
@@ -185,7 +185,7 @@ def _readable(
             if ref.problem is not None:
                 raise UnreadablePatch(ref.problem)
             yield ref, source.read(ref)
-        except UnreadablePatch as reason:
+        except (UnreadablePatch, OtherSize) as reason:
             unreadable.append((ref.path, ref.id, str(reason)))
 
 

@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 
 from ssl_sat.evaluation.calibration import temperature_of
 from ssl_sat.evaluation.classification import classification_metrics
-from ssl_sat.evaluation.ood_sets import Context, Watched, plain_views
+from ssl_sat.evaluation.ood_sets import Context, Watched, plain_views, seen_before
 from ssl_sat.evaluation.predict import Predictions, predict
 from ssl_sat.ood import DETECTORS
 from ssl_sat.ood.bootstrap import bootstrap
 from ssl_sat.ood.comparisons import compare
 from ssl_sat.ood.conformal import Threshold, conformal_threshold, coverage_interval
 from ssl_sat.ood.contract import Fitted, NotApplicable
+from ssl_sat.ood.gaussian import SingularCovariance
 from ssl_sat.ood.metrics import auroc, ood_metrics
-from ssl_sat.ood.sanity import misclassification, wrong_predictions
+from ssl_sat.ood.sanity import OF_LOGITS, Sanity, misclassification, wrong_predictions
 from ssl_sat.ood.score import Scores
 from ssl_sat.ood.selective import risk_coverage, risk_coverage_with_ood
 from ssl_sat.ood.shortcut_probe import STATISTICS, ShortcutProbe, describe
@@ -36,8 +37,9 @@ Pair = tuple[Scores, Scores]  # of the same detector, in- and out-of-distributio
 class Results:
     """Predictions of each set, scores (ID, OOD) of each detector, thresholds, and what could not be run, and why.
 
-    The OOD side holds reported patches alone; `validation` (ID, OOD) those that may be used to choose with. `classes`:
-    each patch's own class, ID and OOD, '' where it has none.
+    The OOD side of `scores` holds reported patches alone; `validation` (val, OOD) are those that may be used to choose
+    with, and in no reported number. `sanity`: whether wrong predictions on val outrank right ones. `classes`: each
+    patch's own class, ID and OOD, '' where it has none.
     """
 
     sets: Mapping[str, Predictions]
@@ -48,6 +50,7 @@ class Results:
     groups: Mapping[str, NDArray[np.bool_]]
     classes: tuple[list[str], list[str]]
     temperature: float | None
+    sanity: Mapping[str, Sanity]
 
 
 def evaluate(context: Context, out: Path) -> Results:
@@ -59,20 +62,26 @@ def evaluate(context: Context, out: Path) -> Results:
     sets = {name: _predicted(context, name, watched[name], out) for name in watched}
     fitted, left_out = fit(context.spec.detectors, sets["train"])
     chosen = context.validation
+    if chosen.any() and "val" not in sets:
+        raise ConfigError("validation_classes needs a val split: the deployed detector is not chosen on test patches.")
     scores: dict[str, Pair] = {}
     validation: dict[str, Pair] = {}
+    on_val: dict[str, Scores] = {}
     thresholds: dict[str, Threshold] = {}
     for name, score in fitted.items():
         try:
             inside, outside = score(sets["id"]), score(sets["ood"])
             if "val" in sets:
-                thresholds[name] = conformal_threshold(score(sets["val"]), context.spec.threshold.alpha)
+                on_val[name] = score(sets["val"])
+                thresholds[name] = conformal_threshold(on_val[name], context.spec.threshold.alpha)
         except NotApplicable as reason:
             left_out[name] = str(reason)
             continue
         except ConfigError as reason:
             left_out["threshold"] = str(reason)
-        scores[name], validation[name] = (inside, _part(outside, ~chosen)), (inside, _part(outside, chosen))
+        scores[name] = inside, _part(outside, ~chosen)
+        if chosen.any():
+            validation[name] = on_val[name], _part(outside, chosen)
     if not scores:
         raise NotApplicable("; ".join(left_out.values()))
     if "val" not in sets:
@@ -87,8 +96,16 @@ def evaluate(context: Context, out: Path) -> Results:
         temperature = temperature_of(*known)
     names = [[name or "" for name in context.feeds[side].class_names()] for side in ("id", "ood")]
     classes = names[0], [name for name, used in zip(names[1], chosen, strict=True) if not used]
-    kept = validation if chosen.any() else {}
-    return Results(sets, scores, kept, thresholds, left_out, groups, classes, temperature)
+    sanity = _sanity(sets.get("val"), on_val)
+    return Results(sets, scores, validation, thresholds, left_out, groups, classes, temperature, sanity)
+
+
+def _sanity(val: Predictions | None, scores: Mapping[str, Scores]) -> dict[str, Sanity]:
+    """A check of direction without OOD data, of scores that ought to know about mistakes; {} without labels."""
+    if val is None or val.labels_N.ndim != 1 or not (val.labels_N >= 0).all():
+        return {}
+    wrong_N = wrong_predictions(val.logits_NK, val.labels_N)
+    return {name: misclassification(found, wrong_N) for name, found in scores.items() if name in OF_LOGITS}
 
 
 def _predicted(context: Context, name: str, batches: Any, out: Path) -> Predictions:
@@ -129,7 +146,7 @@ def fit(detectors: Sequence[Any], train: Predictions) -> tuple[dict[str, Fitted]
     for spec in detectors:
         try:
             fitted[spec.name] = DETECTORS.build(spec).fit(train)
-        except NotApplicable as reason:
+        except (NotApplicable, SingularCovariance) as reason:
             left_out[spec.name] = str(reason)
     return fitted, left_out
 
@@ -162,7 +179,7 @@ def measure(results: Results, spec: Any) -> dict[str, Any]:
     metrics |= {f"{own.name}_passes": passes for own in spec.detectors if passes and "mc" in needs([own])}
     if results.validation:
         metrics["chosen_detector"] = chosen_detector(results)
-    return metrics | _over_masks(results, spec) | _selective(results)
+    return metrics | _over_masks(results, spec) | _selective(results) | _directions(results)
 
 
 def _over_masks(results: Results, spec: Any) -> dict[str, float]:
@@ -211,7 +228,7 @@ def _resampled(results: Results, pair: Pair, spec: Any) -> dict[str, float]:
 
 
 def _selective(results: Results) -> dict[str, Any]:
-    """What needs to know which ID predictions are wrong: risk over coverage, and wrong ones outranking right ones."""
+    """Risk over coverage of ID patches alone and with OOD ones, which needs to know what predictions are wrong."""
     labels_N = np.asarray(results.sets["id"].labels_N)
     if labels_N.ndim != 1 or not (labels_N >= 0).all():
         return {}
@@ -221,19 +238,27 @@ def _selective(results: Results) -> dict[str, Any]:
         if name == PROBE:
             continue
         alone, together = risk_coverage(inside, wrong_N), risk_coverage_with_ood(inside, outside, wrong_N)
-        sanity = misclassification(inside, wrong_N)
         metrics |= {
             f"{name}_aurc": alone.aurc,
             f"{name}_e_aurc": alone.e_aurc,
             f"{name}_aurc_with_ood": together.aurc,
-            f"{name}_finds_wrong": sanity.auroc.value if sanity.auroc else None,
-            f"{name}_finds_wrong_verdict": sanity.verdict,
         }
     return metrics
 
 
+def _directions(results: Results) -> dict[str, Any]:
+    """Wrong predictions on val outranking right ones, per detector that is asked."""
+    metrics: dict[str, Any] = {}
+    for name, found in results.sanity.items():
+        metrics[f"{name}_finds_wrong"] = found.auroc.value if found.auroc else None
+        if found.auroc:
+            metrics |= {f"{name}_finds_wrong_low": found.auroc.low, f"{name}_finds_wrong_high": found.auroc.high}
+        metrics[f"{name}_finds_wrong_verdict"] = found.verdict
+    return metrics
+
+
 def chosen_detector(results: Results) -> str:
-    """The detector of the largest AUROC on the OOD patches of the validation classes, which are reported nowhere."""
+    """The detector of the largest AUROC of the validation classes against val patches, which are reported nowhere."""
     return max(results.validation, key=lambda name: auroc(*results.validation[name]))
 
 
@@ -261,6 +286,7 @@ def facts(context: Context, results: Results) -> dict[str, Any]:
         "n_id": len(sets["id"]),
         "n_ood": len(sets["ood"]),
         "n_ood_validation": int(context.validation.sum()),
+        "held_out_seen_in_pretraining": seen_before(pack, context.card),
         "n_ood_identical_left_out": context.identical,
         "n_train_fit": len(sets["train"]),
         "n_calibration": len(sets["val"]) if "val" in sets else 0,

@@ -18,10 +18,11 @@ from ssl_sat.evaluation.ood import PROBE, Results, deployed_detector
 from ssl_sat.evaluation.ood_sets import Context
 from ssl_sat.evaluation.pictures import pictures
 from ssl_sat.evaluation.predict import Predictions
+from ssl_sat.ood.comparisons import compare
 from ssl_sat.ood.conformal import coverage_interval
 from ssl_sat.report import figures, ood_figures
 from ssl_sat.report.classification_figures import reliability
-from ssl_sat.report.ood_table import COLUMNS, ood_rows
+from ssl_sat.report.ood_table import COLUMNS, PAIRED, ood_rows, paired_rows
 from ssl_sat.report.tables import write_tables
 
 THRESHOLD_FORMAT = "ssl_sat.threshold/1"
@@ -69,11 +70,18 @@ def threshold_record(context: Context, results: Results) -> dict[str, Any]:
     }
 
 
-def tables(out: Path, context: Context, metrics: Mapping[str, Any]) -> None:
-    """table.md, table.csv and table.tex: a row a detector (and group), the probe last."""
+def tables(out: Path, context: Context, results: Results, metrics: Mapping[str, Any]) -> None:
+    """table: a row a detector (and group), the probe last; paired: every detector against every other."""
     inside, outside = context.names
     caption = f"{inside} against {outside}. Higher scores mean more out-of-distribution for every detector."
     write_tables(out / "table", COLUMNS, ood_rows(metrics), caption)
+    found = compare({name: pair for name, pair in results.scores.items() if name != PROBE})
+    caption = (
+        f"{inside} against {outside}: differences of AUROC on the same patches, DeLong's interval, p adjusted for all "
+        f"{len(found)} comparisons (Holm); n = {metrics['n_id']} ID, {metrics['n_ood']} OOD, one seed."
+    )
+    if found:
+        write_tables(out / "paired", PAIRED, paired_rows(found), caption)
 
 
 def draw(out: Path, context: Context, results: Results) -> None:

@@ -164,6 +164,19 @@ def initialisation_of(model: Artifact, card: ModelCard) -> str:
     return str(model.metrics.get("initialisation", card.initialisation))
 
 
+def seen_before(pack: Pack, card: ModelCard) -> bool:
+    """Whether the network met the held-out classes before fine-tuning, without their labels: they are not unseen then.
+
+    Data sets count as the same when their names begin alike (eurosat_rgb and eurosat_ms hold the same places).
+    """
+    if not isinstance(pack, PackWithout):
+        return False
+    family = pack.manifest.source.partition("_")[0]
+    without = f"without {'+'.join(pack.held_out)})"
+    earlier = [text.removeprefix("synthetic ") for text in card.trained_on[:-1]]
+    return any(text.startswith(family) and not text.endswith(without) for text in earlier)
+
+
 def _members(inputs: Mapping[str, Artifact], card: ModelCard, device: torch.device) -> list[tuple[Any, ModelCard]]:
     """The other members of an ensemble, which must know the same classes."""
     found = []
@@ -209,9 +222,10 @@ def _ood_of(spec: Any, data: Pack, inputs: Mapping[str, Artifact], id_rows: np.n
                 "tier=held_out: the model was fine-tuned on all classes. Fine-tune one without some: "
                 "python -m ssl_sat.finetune 'held_out=[<class>]'"
             )
-        rows = data.held_out_rows(spec.ood_split)
+        split = spec.ood_split or "test"
+        rows = data.held_out_rows(None if split == "all" else split)
         if not len(rows):
-            raise UserError(f"{data.folder} holds no patch of {', '.join(data.held_out)} in split '{spec.ood_split}'.")
+            raise UserError(f"{data.folder} holds no patch of {', '.join(data.held_out)} in split '{split}'.")
         return data, rows
     if spec.ood_split in (None, "train", spec.id_split):
         raise ConfigError(

@@ -28,8 +28,10 @@ from ssl_sat.evaluation.ood_sets import Feed, Watched, initialisation_of, plain_
 from ssl_sat.evaluation.packs import choose_device
 from ssl_sat.evaluation.pictures import pictures
 from ssl_sat.evaluation.predict import Predictions, predict
+from ssl_sat.ood.comparisons import compare
 from ssl_sat.ood.conformal import Threshold, conformal_threshold
-from ssl_sat.ood.metrics import delong, delong_difference
+from ssl_sat.ood.contract import NotApplicable
+from ssl_sat.ood.metrics import delong
 from ssl_sat.ood.score import Scores
 from ssl_sat.ood.shortcut_probe import ShortcutProbe
 from ssl_sat.progress import Advance
@@ -89,7 +91,8 @@ def prepare(spec: Any, inputs: Mapping[str, Artifact], out: Path) -> Bench:
     sets = {name: _predicted(spec, model, card, feed, name) for name, feed in watched.items()}
     fitted, left_out = fit(spec.detectors, sets["train"])
     probe = ShortcutProbe.fit(watched["train"].statistics())
-    clean = {name: score(sets["clean"]) for name, score in fitted.items()}
+    clean = _clean(fitted, sets["clean"], left_out)
+    fitted = {name: score for name, score in fitted.items() if name in clean}
     clean[PROBE] = probe(watched["clean"].statistics())
     thresholds = {}
     if "val" in sets:
@@ -100,6 +103,19 @@ def prepare(spec: Any, inputs: Mapping[str, Artifact], out: Path) -> Bench:
     units = Units.of(pack, spec.black, spec.white)
     start, corrupted = initialisation_of(inputs["model"], card), feeds["corrupted"]
     return Bench(spec, model, card, units, corrupted, clean, fitted, probe, thresholds, left_out, demo, start)
+
+
+def _clean(fitted: Mapping[str, Any], found: Predictions, left_out: dict[str, str]) -> dict[str, Scores]:
+    """Scores of the clean patches; a detector that the predictions do not allow is left out with its reason."""
+    scores: dict[str, Scores] = {}
+    for name, score in fitted.items():
+        try:
+            scores[name] = score(found)
+        except NotApplicable as reason:
+            left_out[name] = str(reason)
+    if not scores:
+        raise NotApplicable("; ".join(left_out.values()))
+    return scores
 
 
 def _halves(pack: Pack, spec: Any) -> dict[str, NDArray[np.int64]]:
@@ -162,12 +178,13 @@ def _measured(bench: Bench, feed: Feed, name: str, severity: int, level: float |
     }
     scores = {detector: score(found) for detector, score in bench.fitted.items()}
     scores[PROBE] = bench.probe(watched.statistics())
+    gains = compare({detector: (bench.clean[detector], own) for detector, own in scores.items()}, against=PROBE)
+    for gain in gains:
+        row[f"gain/{gain.first}"] = Estimate(gain.difference.value, gain.difference.low, gain.difference.high)
+        row[f"p/{gain.first}"] = gain.p_holm
     for detector, own in scores.items():
         area = delong(bench.clean[detector], own)
         row[f"auroc/{detector}"] = Estimate(area.value, area.low, area.high)
-        if detector != PROBE:
-            gain, _ = delong_difference((bench.clean[detector], own), (bench.clean[PROBE], scores[PROBE]))
-            row[f"gain/{detector}"] = Estimate(gain.value, gain.low, gain.high)
         if detector in bench.thresholds:
             row |= _deployed(detector, bench.thresholds[detector].accepts(own), found)
     return row
@@ -207,7 +224,7 @@ def metrics_of(bench: Bench, rows: list[Row]) -> dict[str, Any]:
             if isinstance(value, Estimate):
                 found[f"{name}/{where}"] = value.value
                 found |= {f"{name}/{where}_low": value.low, f"{name}/{where}_high": value.high}
-            elif name in ("nll", "ece"):
+            elif name in ("nll", "ece") or name.startswith("p/"):
                 found[f"{name}/{where}"] = value
     for severity in SEVERITIES:
         some = [row for row in rows if row["severity"] == severity]
@@ -224,15 +241,24 @@ def tables(out: Path, bench: Bench, rows: list[Row]) -> None:
     for name in detectors:
         shown = name.replace("_", " ")
         columns.append(Column(f"auroc/{name}", f"AUROC {shown} [95 %]"))
+        if name != PROBE:
+            columns.append(Column(f"gain/{name}", f"{shown} over the probe [95 %]", signed=True))
+            columns.append(Column(f"p/{name}", f"p of it (Holm), {shown}", digits=4, floor=True))
         if name in bench.thresholds:
             columns.append(Column(f"accepted/{name}", f"accepted by {shown} [95 %]"))
             columns.append(Column(f"accuracy_of_accepted/{name}", f"accuracy of accepted, {shown} [95 %]"))
     caption = (
         f"{bench.corrupted.pack.manifest.source}, {bench.spec.split}: corruptions in reflectance. AUROC tells "
-        f"corrupted from clean patches, higher score = more OOD; thresholds at alpha = {bench.spec.alpha:g}. "
+        f"corrupted from clean patches, higher score = more OOD; n = {len(bench.corrupted)} corrupted, as many others "
+        f"clean, one seed{_passes(bench)}; Holm over the detectors of a line; thresholds at "
+        f"alpha = {bench.spec.alpha:g}. "
         f"The model's initialisation: {bench.initialisation}."
     )
     write_tables(out / "table", columns, rows, caption)
+
+
+def _passes(bench: Bench) -> str:
+    return f", T = {bench.spec.mc.passes}" if "mc" in needs(bench.spec.detectors) else ""
 
 
 def draw(out: Path, bench: Bench, rows: list[Row]) -> None:

@@ -26,7 +26,8 @@ _MANY = 3  # classes held out one by one from which their mean is reported
 JOINED = (
     Column("runs", "runs"),
     *(column for column in COLUMNS if column.key in (
-        "detector", "direction", "n_id", "n_ood", "auroc", "gain", "p", "detectable", "seeds", "passes")),
+        "detector", "direction", "n_id", "n_ood", "auroc", "gain", "p", "detectable", "orientation", "seeds", "passes",
+        "sd_over_masks")),
     Column("initialisation", "initialisation"),
     Column("fingerprints", "fingerprints"),
 )  # fmt: skip
@@ -84,6 +85,7 @@ def _rows(name: str, members: Sequence[Finished], facts: About) -> dict[str, Row
     """A row a detector, the probe last; AUROC, gain and Holm's p over the seeds."""
     from ssl_sat.ood.comparisons import compare
     from ssl_sat.ood.delong import delong_over_seeds
+    from ssl_sat.ood.metrics import SUSPECT_ORIENTATION
 
     pairs = _scores(members)
     gains = {found.first: found for found in compare(pairs, against=PROBE)}
@@ -97,6 +99,8 @@ def _rows(name: str, members: Sequence[Finished], facts: About) -> dict[str, Row
             "n_id": metrics["n_id"],
             "n_ood": metrics["n_ood"],
             "auroc": Estimate(area.value, area.low, area.high),
+            "orientation": SUSPECT_ORIENTATION if area.value + 3 * area.se < 0.5 else "ok",
+            "sd_over_masks": metrics.get(f"{detector}_auroc_sd_over_masks"),
             "fpr_id_at_95tpr_ood": statistics.fmean(m.metrics[f"{detector}_fpr_id_at_95tpr_ood"] for m in members),
             "seeds": len(members),
             "passes": metrics.get(f"{detector}_passes"),
@@ -162,7 +166,7 @@ def near_rows(arm: str, members: Sequence[Joined]) -> list[Row]:
             "fingerprints": " ".join(str(r["fingerprints"]) for r in own),
         }
         if all("gain" in r for r in own):
-            row["gain"] = _over_classes([_value(r["gain"]) for r in own])
+            row["gain"] = _over_classes([_value(r["gain"]) for r in own], least=-1.0)
         rows.append(row)
     return sorted(rows, key=lambda row: (row["detector"] == PROBE.replace("_", " "), -_value(row["auroc"])))
 
@@ -190,15 +194,15 @@ def _value(value: Value) -> float:
     return value.value if isinstance(value, Estimate) else float(value)  # type: ignore[arg-type]
 
 
-def _over_classes(values: Sequence[float]) -> Estimate:
-    """Mean with Student's t interval, C - 1 degrees of freedom."""
+def _over_classes(values: Sequence[float], least: float = 0.0) -> Estimate:
+    """Mean with Student's t interval, C - 1 degrees of freedom, cut to what can be: `least` to 1."""
     from scipy.stats import t
 
     mean = statistics.fmean(values)
     if len(values) < 2:
         return Estimate(mean, None, None)
     half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(mean, mean - half, mean + half)
+    return Estimate(mean, max(least, mean - half), min(1.0, mean + half))
 
 
 def ood_tables(items: Sequence[Finished]) -> list[tuple[str, str, str, tuple[Column, ...], list[Row]]]:

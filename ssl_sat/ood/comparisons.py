@@ -16,7 +16,7 @@ class Comparison:
     """AUROC of `first` less that of `second`; `p_holm` holds for all comparisons made together.
 
     `smallest` is the true difference that these samples and seeds show with probability 80 % at the 5 % level, for this
-    comparison alone.
+    comparison alone; None where no sample differs from another.
     """
 
     first: str
@@ -24,7 +24,7 @@ class Comparison:
     difference: Interval
     p: float
     p_holm: float
-    smallest: float
+    smallest: float | None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

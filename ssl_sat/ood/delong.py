@@ -97,7 +97,7 @@ def area_interval(area: float, se: float, smaller: int, level: float, quantile: 
 def delong_difference(first: Pair, second: Pair, level: float = 0.95) -> tuple[Interval, float]:
     """AUROC of `first` less that of `second` (each ID, OOD) on the same samples in the same order, and the p value.
 
-    Raises ValueError when the sizes differ. With no variance at all p is 1.
+    Raises ValueError when the sizes differ. A difference without variance is judged as in `difference_over_seeds`.
     """
     return difference_over_seeds([components(*first)], [components(*second)], level)
 
@@ -117,17 +117,36 @@ def delong_over_seeds(pairs: Sequence[Pair], level: float = 0.95) -> Interval:
 def difference_over_seeds(
     first: Sequence[Components], second: Sequence[Components], level: float = 0.95
 ) -> tuple[Interval, float]:
-    """Mean difference of areas, seed by seed, with its interval and two-sided p value; one seed gives DeLong's own."""
+    """Mean difference of areas, seed by seed, with its interval and two-sided p value; one seed gives DeLong's own.
+
+    Where every sample says the same (two detectors that are both perfect, or a perfect one against one that is
+    perfectly wrong) the variance estimate is 0 and says nothing: p is then that of a sign test on the smaller group,
+    2^(1 - min(n, m)), or 1 without a difference, and the interval reaches as far as Clopper & Pearson's of that many.
+    """
     each = [a.less(b) for a, b in zip(first, second, strict=True)]
     mean = _averaged(each)
     se, freedom = _both_sources(each, mean)
+    if se == 0:
+        return _without_variance(mean, level)
     half = float(t.ppf(0.5 + level / 2, freedom)) * se
-    p_value = float(2 * t.sf(abs(mean.area) / se, freedom)) if se > 0 else 1.0
-    return Interval(mean.area, se, mean.area - half, mean.area + half), p_value
+    low, high = max(-1.0, mean.area - half), min(1.0, mean.area + half)
+    return Interval(mean.area, se, low, high), float(2 * t.sf(abs(mean.area) / se, freedom))
 
 
-def smallest_difference(se: float, level: float = 0.95, power: float = 0.8) -> float:
-    """The smallest true difference that a comparison with this standard error shows with this power."""
+def _without_variance(mean: Components, level: float) -> tuple[Interval, float]:
+    smaller = min(len(mean.id_n), len(mean.ood_m))
+    reach = 1 - ((1 - level) / 2) ** (1 / smaller)
+    ends = (max(-1.0, mean.area - reach), min(1.0, mean.area + reach))
+    return Interval(mean.area, 0.0, *ends), 1.0 if mean.area == 0 else 2.0 ** (1 - smaller)
+
+
+def smallest_difference(se: float, level: float = 0.95, power: float = 0.8) -> float | None:
+    """The smallest true difference that a comparison with this standard error shows with this power; None for se = 0.
+
+    No variance among the samples at hand is not unlimited power: nothing is known then.
+    """
+    if se == 0:
+        return None
     return float((norm.ppf(0.5 + level / 2) + norm.ppf(power)) * se)
 
 

@@ -53,8 +53,8 @@ def mc_dropout(
 ) -> McResult:
     """Run `passes` dropout passes over batches of (x_NCHW, rows_N) and return their statistics in batch order.
 
-    `model(x) -> logits_NK`, or `model.features(x)` and `model.head(h)`. Raises UserError when no dropout is active;
-    RuntimeError when a running statistic changed or all passes were identical.
+    `model(x) -> logits_NK`, or `model.features(x)` and `model.head(h)`. Raises UserError when no dropout is active
+    or all passes were identical; RuntimeError when a running statistic changed.
     """
     if passes < 2:
         raise UserError(f"mc.passes={passes}: Monte-Carlo dropout needs at least 2 passes")
@@ -101,7 +101,7 @@ class Sampler:
             raise ValueError("mc_dropout got no batches")
         _check_buffers(self._buffers, norm_buffers(self.model))
         if self._spread < _SAME:
-            raise RuntimeError(
+            raise NotApplicable(
                 f"all {self.spec.passes} dropout passes gave the same logits: the dropout does not reach the output"
             )
         return [concatenate(parts) for parts in self._parts]

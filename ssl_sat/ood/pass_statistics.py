@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ssl_sat.ood.contract import McResult
+from ssl_sat.ood.score import BadScores
 
 
 class McAccumulator:
@@ -27,9 +28,11 @@ class McAccumulator:
         self.spread = 0.0  # largest difference of a logit from the first pass, relative to the largest logit
 
     def add(self, logits_TNK: Tensor) -> None:
-        """Take in some passes. Raises ValueError if a logit is NaN or infinite."""
+        """Take in some passes. BadScores if a logit is NaN or infinite."""
         if not bool(torch.isfinite(logits_TNK).all()):
-            raise ValueError("a logit of a dropout pass is not finite")
+            raise BadScores(
+                "a logit of a dropout pass is not finite. Look for NaN in the images, or a training that diverged."
+            )
         logits_TNK = (
             logits_TNK.cpu() if logits_TNK.device.type == "mps" else logits_TNK
         ).double()  # mps has no float64

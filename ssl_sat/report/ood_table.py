@@ -27,14 +27,22 @@ COLUMNS = (
     Column("ood_rejected", "OOD rejected"),
     Column("aurc", "AURC", digits=4),
     Column("aurc_with_ood", "AURC with OOD", digits=4),
-    Column("finds_wrong", "AUROC wrong against right"),
+    Column("finds_wrong", "val: AUROC wrong against right"),
     Column("orientation", "orientation"),
     Column("seeds", "seeds"),
     Column("passes", "T"),
+    Column("sd_over_masks", "SD over mask seeds", digits=4),
     Column("initialisation", "model's initialisation"),
 )
 _PLAIN = ("aupr_out", "aupr_in", "fpr_id_at_95tpr_ood", "fpr_ood_at_95tpr_id", "detection_error")
-_ALONE = ("id_accepted", "ood_rejected", "aurc", "aurc_with_ood", "finds_wrong")
+_ALONE = ("id_accepted", "ood_rejected", "aurc", "aurc_with_ood")
+PAIRED = (
+    Column("first", "first"),
+    Column("second", "second"),
+    Column("difference", "AUROC first - second [95 %]", signed=True),
+    Column("p", "p (Holm)", digits=4, floor=True),
+    Column("detectable", "detectable difference"),
+)
 
 
 def scored(metrics: Mapping[str, Any]) -> list[str]:
@@ -64,6 +72,8 @@ def ood_rows(metrics: Mapping[str, Any]) -> list[dict[str, Value]]:
             "detectable": own.get("gain_over_probe_detectable"),
             **{key: _with_ends(own, key) for key in _PLAIN},
             **{key: None if part else own.get(key) for key in _ALONE},
+            "finds_wrong": None if part else _with_ends(own, "finds_wrong"),
+            "sd_over_masks": None if part else own.get("auroc_sd_over_masks"),
         }
         if "gain_over_probe" in own:
             row["gain"] = Estimate(own["gain_over_probe"], own["gain_over_probe_low"], own["gain_over_probe_high"])
@@ -86,18 +96,39 @@ def headline(metrics: Mapping[str, Any]) -> list[str]:
         beside = "" if gain is None else f", over the probe {gain:+.3f}"
         parts = [other for other in scored(metrics) if other.startswith(f"{name}@")]
         held = "; ".join(f"{part.partition('@')[2]} {metrics[f'{part}_auroc']:.3f}" for part in parts)
-        suspect = "" if metrics[f"{name}_orientation"] == "ok" else f"  {metrics[f'{name}_orientation']}"
+        suspect = "".join(f"  {text}" for text in _suspicions(metrics, [name, *parts]))
         lines.append(
             f"AUROC {value:.4f} [{low:.4f}, {high:.4f}]  {name}{beside}{f' ({held})' if held else ''}{suspect}"
         )
+    if metrics.get("held_out_seen_in_pretraining"):
+        lines.append("the held-out class was in the pretraining, without its label: unlabelled, not unseen")
     deployed = metrics.get("deployed_detector")
     if deployed:
         accepted, rejected = (metrics[f"{deployed}_{what}"] for what in ("id_accepted", "ood_rejected"))
         lines.append(
-            f"threshold of {deployed}: at least {1 - metrics['alpha']:.0%} of in-distribution images accepted "
-            f"(found: {accepted:.1%}), OOD rejected: {rejected:.1%}"
+            f"threshold of {deployed}: accepts at least {1 - metrics['alpha']:.0%} of images that are like those of "
+            f"val (found on {metrics['id_name']}: {accepted:.1%}), OOD rejected: {rejected:.1%}"
         )
     return lines + [f"left out: {text}" for text in failures(metrics)]
+
+
+def _suspicions(metrics: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Verdicts on a direction that are not 'ok': of a detector and its parts, and of its wrong predictions on val."""
+    found = [(name.partition("@")[2], metrics.get(f"{name}_orientation")) for name in names]
+    found.append(("val, wrong against right", metrics.get(f"{names[0]}_finds_wrong_verdict")))
+    return [f"{text}{f' ({where})' if where else ''}" for where, text in found if text not in (None, "ok", "too few")]
+
+
+def paired_rows(found: Sequence[Any]) -> list[dict[str, Value]]:
+    """A row a comparison of two detectors, the largest difference first."""
+    rows: list[dict[str, Value]] = []
+    for each in sorted(found, key=lambda c: (-abs(c.difference.value), c.first, c.second)):
+        gap, turned = each.difference, each.difference.value < 0
+        ends = (-gap.value, -gap.high, -gap.low) if turned else (gap.value, gap.low, gap.high)
+        names = (each.second, each.first) if turned else (each.first, each.second)
+        row: dict[str, Value] = dict(zip(("first", "second"), (n.replace("_", " ") for n in names), strict=True))
+        rows.append(row | {"difference": Estimate(*ends), "p": each.p_holm, "detectable": each.smallest})
+    return rows
 
 
 def _with_ends(own: Mapping[str, Any], key: str) -> Value:

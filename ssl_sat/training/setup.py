@@ -15,6 +15,7 @@ from ssl_sat.artifact import Artifact
 from ssl_sat.augment.geometric import gsd_out
 from ssl_sat.augment.spec import AugmentSpec
 from ssl_sat.augment.views import Views
+from ssl_sat.data.held_out import PackWithout
 from ssl_sat.data.packed import Pack
 from ssl_sat.encoders import ENCODERS, weights
 from ssl_sat.encoders.sizes import check_image_size, own_image_size
@@ -27,8 +28,11 @@ from ssl_sat.training.spec import TrainerSpec
 
 
 def rows_of(pack: Pack, split: str) -> np.ndarray:
-    """Rows of a split; 'all' takes every patch."""
-    return np.arange(len(pack)) if split == "all" else pack.rows(split)
+    """Rows of a split; 'all' takes every patch, but for those of held-out classes."""
+    if split != "all":
+        return pack.rows(split)
+    rows = np.arange(len(pack))
+    return np.setdiff1d(rows, pack.held_out_rows(None)) if isinstance(pack, PackWithout) else rows
 
 
 def unit_of(pack: Pack) -> str:
@@ -150,7 +154,8 @@ def initialisation(spec: Any, inputs: Mapping[str, Artifact]) -> str:
 
 def _label(pack: Pack) -> str:
     kind = "synthetic " if pack.manifest.synthetic else ""
-    return f"{kind}{pack.manifest.source} ({pack.manifest.level}, {len(pack)} patches)"
+    without = f", without {'+'.join(pack.held_out)}" if isinstance(pack, PackWithout) else ""
+    return f"{kind}{pack.manifest.source} ({pack.manifest.level}, {len(pack)} patches{without})"
 
 
 def views(spec: AugmentSpec, pack: Pack, card: ModelCard, seed: int, num_views: int = 1) -> Views:

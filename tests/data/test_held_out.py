@@ -12,6 +12,7 @@ from fakes.packs import GROUPS, write
 from ssl_sat.data.held_out import without_classes
 from ssl_sat.data.overlap import relations
 from ssl_sat.spec import ConfigError, UserError
+from ssl_sat.training import setup
 
 
 @pytest.fixture
@@ -36,6 +37,13 @@ def test_rows_labels_and_classes_are_those_of_the_rest(pack) -> None:
     again = pickle.loads(pickle.dumps(left))
     assert again.classes == left.classes and np.array_equal(again.rows("train"), rows)
     assert without_classes(pack, ()) is pack
+
+
+def test_a_pretraining_without_a_class_takes_no_patch_of_it_and_its_card_says_so(pack) -> None:
+    left = without_classes(pack, ["b"])
+    np.testing.assert_array_equal(setup.rows_of(left, "all"), left.rows("train"))
+    np.testing.assert_array_equal(setup.rows_of(pack, "all"), np.arange(30))
+    assert setup._label(left) == f"{setup._label(pack)[:-1]}, without b)"
 
 
 def test_statistics_leave_the_held_out_patches_out(pack) -> None:

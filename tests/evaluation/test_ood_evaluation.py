@@ -14,15 +14,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from fakes.classifiers import write_classifier, write_pack, write_pictures
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from ssl_sat.artifact import Artifact
 from ssl_sat.data.packed import Pack
 from ssl_sat.evaluation import ood_sets
-from ssl_sat.evaluation.ood import evaluate, measure
+from ssl_sat.evaluation.ood import evaluate, facts, measure
 from ssl_sat.evaluation.predict import Predictions
 from ssl_sat.ood import DETECTORS
 from ssl_sat.ood_eval import OOD_EVAL, OodEvalSpec
+from ssl_sat.report.ood_table import headline
 from ssl_sat.score import SCORE, ScoreSpec, task
 from ssl_sat.spec import ConfigError, MissingInput, UserError
 from ssl_sat.stage import Lookup, execute
@@ -135,8 +137,9 @@ def test_held_out_classes_are_the_ood_set_of_a_model_without_them(home, spec_of,
     assert set(context.feeds["id"].class_names()) == set(context.feeds["train"].class_names()) == {"field", "lake"}
     results = evaluate(context, tmp_path / "a")
     assert set(results.sets["id"].labels_N) == {0, 1} and set(results.sets["ood"].labels_N) == {-1}
-    whole = prepared(spec_of(model=str(home.without.path), tier="held_out"), tmp_path / "b")
-    assert len(whole.feeds["ood"]) == 110  # every split: none of it was trained on
+    assert len(prepared(spec_of(model=str(home.without.path), tier="held_out"), tmp_path / "b").feeds["ood"]) == 22
+    whole = prepared(spec_of(model=str(home.without.path), tier="held_out", ood_split="all"), tmp_path / "d")
+    assert len(whole.feeds["ood"]) == 110
     with pytest.raises(ConfigError, match=r"fine-tuned on all classes.*'held_out=\[<class>\]'"):
         prepared(spec_of(tier="held_out"), tmp_path / "c")
 
@@ -160,6 +163,11 @@ def test_classes_that_choose_are_in_no_reported_number(spec_of, tmp_path: Path) 
     results = evaluate(context, tmp_path / "a")
     metrics = measure(results, context.spec)
     assert {len(outside) for _, outside in results.scores.values()} == {30} and len(results.sets["ood"]) == 30
+    val = results.sets["val"]
+    assert len(val) == 66 and not {*val.ids} & {*results.sets["id"].ids}
+    for name, pair in results.validation.items():  # against val patches: test is for the reported numbers alone
+        score = DETECTORS.build(DETECTORS.parse({"name": name})).fit(results.sets["train"])
+        np.testing.assert_array_equal(pair[0].values, score(val).values)
     best = max(DETECTOR_NAMES, key=lambda name: roc_auc_score([0] * 66 + [1] * 30, np.concatenate(
         [scores.values for scores in results.validation[name]])))  # fmt: skip
     assert metrics["chosen_detector"] == best and metrics["msp_n_ood"] == 30
@@ -169,6 +177,44 @@ def test_classes_that_choose_are_in_no_reported_number(spec_of, tmp_path: Path) 
         prepared(spec_of(validation_classes=["rain"]), tmp_path / "b")
     with pytest.raises(ConfigError, match="no class is left to report on"):
         prepared(spec_of(validation_classes=["snow", "lake"]), tmp_path / "c")
+
+
+def test_wrong_predictions_on_val_are_asked_of_scores_of_the_logits_alone(spec_of, tmp_path: Path) -> None:
+    context = prepared(spec_of(), tmp_path)
+    results = evaluate(context, tmp_path)
+    metrics = measure(results, context.spec)
+    val = results.sets["val"]
+    wrong_N = val.logits_NK.argmax(1) != val.labels_N
+    score = DETECTORS.build(DETECTORS.parse({"name": "msp"}))
+    assert metrics["msp_finds_wrong"] == pytest.approx(
+        roc_auc_score(wrong_N, score.fit(results.sets["train"])(val).values), abs=1e-12
+    )
+    assert {name for name in metrics if name.endswith("_finds_wrong")} == {
+        "msp_finds_wrong",
+        "mutual_information_finds_wrong",
+    }
+    lines = headline(metrics | facts(context, results) | {"msp_finds_wrong_verdict": "SUSPECT_ORIENTATION"})
+    assert [line for line in lines if "SUSPECT_ORIENTATION (val, wrong against right)" in line and " msp" in line]
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "seen"),
+    [
+        ([], False),
+        (["imagefolder (display, 330 patches)"], True),
+        (["imagefolder (display, 330 patches, without roof)"], False),
+        (["imagefolder (display, 330 patches, without lake)"], True),
+        (["bigearthnet_v1 (L2A, 9 patches)"], False),
+    ],
+)
+def test_a_held_out_class_that_the_pretraining_saw_is_not_called_unseen(
+    home, spec_of, trained_on: list[str], seen: bool, tmp_path: Path
+) -> None:
+    context = prepared(spec_of(model=str(home.without.path), tier="held_out"), tmp_path)
+    own = "imagefolder (display, 330 patches, without roof)"
+    card = context.card.model_copy(update={"trained_on": [*trained_on, own]})
+    assert ood_sets.seen_before(context.feeds["id"].pack, card) is seen
+    assert not ood_sets.seen_before(Pack.open(home.pack.path), card)
 
 
 def test_patches_of_the_id_set_in_the_ood_folder_are_named(home, spec_of, tmp_path: Path) -> None:
@@ -243,10 +289,10 @@ def test_scoring_a_folder_gives_what_the_evaluation_gave(
         if kind == "ood"
     }
     threshold = evaluation.json("threshold.json")["thresholds"][detector]
-    assert {row["id"] for row in rows} == set(outside) and len(rows) == 60
+    assert {row["id"].removesuffix(".png") for row in rows} == set(outside) and len(rows) == 60
     for row in rows:
         if detector == "mahalanobis":  # dropout masks go by name here, by row of the pack there
-            assert float(row["ood_score"]) == pytest.approx(outside[row["id"]], rel=1e-3)
+            assert float(row["ood_score"]) == pytest.approx(outside[row["id"].removesuffix(".png")], rel=1e-3)
         assert row["decision"] == ("accept" if float(row["ood_score"]) <= threshold else "reject")
         assert (float(row["p_value"]) <= 0.05) == (row["decision"] == "reject")
         assert row["prediction"] in KNOWN and 1 / 3 <= float(row["confidence"]) <= 1
@@ -264,8 +310,29 @@ def test_a_score_depends_on_no_other_image(home, evaluation: Artifact, tmp_path:
         SCORE, scoring(home, home.model, images=str(home.folder / "other"), **values)
     )  # newest evaluation
     one = pq.read_table(alone.path / "scores.parquet").to_pylist()[0]
-    same = next(r for r in pq.read_table(together.path / "scores.parquet").to_pylist() if r["id"] == "snow/004")
+    same = next(r for r in pq.read_table(together.path / "scores.parquet").to_pylist() if r["id"] == "snow/004.png")
     assert one["ood_score"] == pytest.approx(same["ood_score"], rel=1e-4) and one["prediction"] == same["prediction"]
+
+
+def test_an_image_that_was_written_again_is_judged_again(home, evaluation: Artifact, tmp_path: Path) -> None:
+    images = tmp_path / "latest"
+    images.mkdir()
+    for name, cls in (("one.bmp", "field"), ("one.png", "snow")):  # two images, whatever their stems
+        Image.open(home.folder / ("own" if cls == "field" else "other") / cls / "003.png").save(images / name)
+    (images / "old.gif").write_bytes(b"GIF89a")
+
+    def judged() -> dict[str, float]:
+        rows = pq.read_table(execute(SCORE, scoring(home, evaluation, images=str(images))).path / "scores.parquet")
+        return dict(zip(rows["id"].to_pylist(), rows["ood_score"].to_pylist(), strict=True))
+
+    before = judged()
+    assert set(before) == {"one.bmp", "one.png"} and judged() == before
+    Image.open(home.folder / "other" / "lake" / "005.png").save(images / "one.bmp")  # as many bytes
+    after = judged()
+    assert after["one.png"] == before["one.png"] and after["one.bmp"] != before["one.bmp"]
+    found = execute(SCORE, scoring(home, evaluation, images=str(images)))
+    bad = list(csv.DictReader((found.path / "unreadable.csv").read_text().splitlines()))
+    assert [row["path"] for row in bad] == ["old.gif"] and ".gif images are not read" in bad[0]["reason"]
 
 
 def test_mistakes_of_scoring_are_named(home, evaluation: Artifact) -> None:

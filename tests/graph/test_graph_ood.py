@@ -11,8 +11,9 @@ import pytest
 from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 
+from ssl_sat.graph import ood as graph_ood
 from ssl_sat.graph.collect import Finished
-from ssl_sat.graph.ood import chosen_line, joined, near_figures, near_ood, near_rows, ood_tables
+from ssl_sat.graph.ood import _over_classes, chosen_line, joined, near_figures, near_ood, near_rows, ood_tables
 from ssl_sat.graph.plan import Node
 from ssl_sat.report.tables import Estimate
 
@@ -68,9 +69,25 @@ def test_seeds_are_joined_and_classes_averaged(items: list[Finished], tmp_path: 
     assert [row["detector"] for row in rows] == ["knn", "msp", "shortcut probe"]
     areas = [area(tmp_path, cls, "knn") for cls in CLASSES]
     half = t.ppf(0.975, 3) * np.std(areas, ddof=1) / 2
-    assert rows[0]["auroc"] == pytest.approx((np.mean(areas), np.mean(areas) - half, np.mean(areas) + half))
+    ends = max(0, np.mean(areas) - half), min(1, np.mean(areas) + half)
+    assert rows[0]["auroc"] == pytest.approx((np.mean(areas), *ends))
     assert rows[0]["worst"] == f"River {min(areas):.3f}" and str(rows[0]["best"]).startswith("Crop")
     assert rows[0]["seeds"] == 2 and rows[0]["classes"] == 4 and "gain" not in rows[2]
+
+
+def test_an_interval_over_classes_stays_where_values_can_be() -> None:
+    high, gain = _over_classes([0.999, 0.9, 0.999]), _over_classes([-0.99, -0.7, -0.99], least=-1.0)
+    half = t.ppf(0.975, 2) * np.std([0.999, 0.9, 0.999], ddof=1) / np.sqrt(3)
+    assert (high.high, gain.low) == (1.0, -1.0) and high.low == pytest.approx(high.value - half)
+
+
+def test_a_score_that_is_turned_round_is_named_over_seeds_too(items: list[Finished], monkeypatch) -> None:
+    assert {row["orientation"] for one in joined(items) for row in one.rows.values() if row["detector"] == "knn"} == {
+        "ok"
+    }
+    turned = {name: [(b, a) for a, b in pairs] for name, pairs in graph_ood._scores(joined(items)[0].seeds).items()}
+    monkeypatch.setattr(graph_ood, "_scores", lambda members: turned)
+    assert joined(items)[0].rows["knn"]["orientation"] == "SUSPECT_ORIENTATION"
 
 
 def test_a_choice_is_made_on_other_classes_than_it_is_reported_on(items: list[Finished], tmp_path: Path) -> None:

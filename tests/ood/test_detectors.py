@@ -175,6 +175,15 @@ def test_vim_equals_its_equations() -> None:
         scores("vim", test, train, dimension=6)
 
 
+def test_vim_does_not_measure_rounding_where_units_never_fire() -> None:
+    train = positive()
+    x_NP = train.penultimate_NP * np.array([1, 1, 1, 0, 0, 0], np.float32)
+    dead = positive(penultimate_NP=x_NP, logits_NK=LAST(x_NP).astype(np.float32))
+    assert np.isfinite(scores("vim", dead, dead, dimension=2)).all()
+    with pytest.raises(NotApplicable, match=r"lie in a space of 4 dimensions.*Set a smaller dimension"):
+        scores("vim", dead, dead, dimension=4)  # three that fire and the constant step to the origin
+
+
 def test_fdbd_equals_a_loop_over_classes() -> None:
     train, test = positive(), positive("test", samples=20)
     mean = train.penultimate_NP.astype(np.float64).mean(0)

@@ -86,6 +86,18 @@ def test_paired_difference_equals_brute_force() -> None:
         metrics.delong_difference(first, (second[0], Scores("b", ood_m[:-1])))
 
 
+def test_a_difference_without_variance_is_judged_by_signs_and_promises_no_power() -> None:
+    best = Scores("a", np.arange(20.0)), Scores("a", np.arange(100.0, 110.0))
+    worst = Scores("b", np.arange(100.0, 120.0)), Scores("b", np.arange(10.0))
+    found, p_value = metrics.delong_difference(best, worst)
+    assert (found.value, found.se, found.high) == (1.0, 0.0, 1.0) and p_value == 2.0**-9  # ten OOD samples, all one way
+    assert found.low == pytest.approx(0.025 ** (1 / 10), abs=1e-12)  # Clopper & Pearson's end for ten of ten
+    same, p_value = metrics.delong_difference(best, (best[0], best[1]))
+    assert (same.value, p_value) == (0.0, 1.0)
+    assert (same.low, same.high) == (found.low - 1, 1 - found.low)
+    assert metrics.smallest_difference(0.0) is None
+
+
 def test_interval_covers_the_truth_and_stays_inside() -> None:
     rng, hits, truth = np.random.default_rng(0), 0, 0.98305  # Phi(3 / sqrt 2)
     for _ in range(400):

@@ -30,6 +30,10 @@ class UnreadablePatch(Exception):
     """A patch that cannot be used as it is; the text is the reason that quarantine.csv shows."""
 
 
+class OtherSize(UserError):
+    """An image of another size than the first where no size is set: a pack is not made, a stream lists the image."""
+
+
 @dataclass(frozen=True)
 class PatchRef:
     """One patch: `path` is its file or folder relative to the source's root; `labels` are class names.
@@ -161,6 +165,10 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def read(self, ref: PatchRef) -> list[np.ndarray]:
         """Return one array (C_g, H_g, W_g) per resolution group, or raise UnreadablePatch with the reason."""
+
+    def passed_over(self) -> list[tuple[str, str]]:
+        """Files that look like patches and are of a kind that is not read: (path, reason). A pack leaves them out."""
+        return []
 
     @property
     def label_kind(self) -> LabelKind:

@@ -60,7 +60,7 @@ class FolderSource(Source):
 
     @override
     def inventory(self) -> list[tuple[str, int]]:
-        return [(self._id(path), size) for path, size in _files(self.base, self.suffixes)]
+        return [(self._id(path), size) for path, size in files_below(self.base, self.suffixes)]
 
     @override
     def find(self) -> list[PatchRef]:
@@ -73,13 +73,13 @@ class FolderSource(Source):
 
     def _below(self, folder: Path, split: str) -> list[PatchRef]:
         if not self.by_class:
-            return self._refs(folder, _files(folder, self.suffixes), split, ())
-        loose = next((path for path, _ in _files(folder, self.suffixes, deep=False)), None)
+            return self._refs(folder, files_below(folder, self.suffixes), split, ())
+        loose = next((path for path, _ in files_below(folder, self.suffixes, deep=False)), None)
         if loose is not None:
             raise UserError(f"'{loose}' in '{folder}' lies outside the class folders. Put it into one, or set "
                             "data.labels=none where the source allows it.")  # fmt: skip
         refs, classes = [], _folders(folder)
-        if len(classes) == 1 and not _files(classes[0], self.suffixes, deep=False) and _folders(classes[0]):
+        if len(classes) == 1 and not files_below(classes[0], self.suffixes, deep=False) and _folders(classes[0]):
             inner = classes[0]
             while len(_folders(inner)) == 1:
                 inner = _folders(inner)[0]
@@ -87,7 +87,7 @@ class FolderSource(Source):
                             f"be of one class. The class folders may be those of '{inner}': set data.root to it, or "
                             "data.labels=none where the source allows it.")  # fmt: skip
         for cls in classes:
-            files = _files(cls, self.suffixes)
+            files = files_below(cls, self.suffixes)
             if not files:
                 raise UserError(f"class folder '{cls}' holds no {'/'.join(self.suffixes)} files. Remove it or fill it.")
             refs += self._refs(cls, files, split, (cls.name,))
@@ -153,7 +153,7 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _files(folder: Path, suffixes: tuple[str, ...], deep: bool = True) -> list[tuple[str, int]]:
+def files_below(folder: Path, suffixes: tuple[str, ...], deep: bool = True) -> list[tuple[str, int]]:
     """(path relative to `folder`, size) of files with these suffixes, any case; hidden ones are passed over. Sorted."""
     found: list[tuple[str, int]] = []
 

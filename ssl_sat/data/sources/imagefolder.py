@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from ssl_sat.data.sources.images import ImageSource
 from ssl_sat.data.spec import ImageFolderSpec
 
@@ -20,3 +22,7 @@ class ImageFolder(ImageSource):
     def __init__(self, spec: ImageFolderSpec) -> None:
         super().__init__(spec)
         self.sensor, self.bands, self.native_gsd_m = spec.sensor, spec.bands, spec.gsd_m
+
+    @override
+    def _id(self, path: str) -> str:
+        return path if self.spec.suffix_in_id else super()._id(path)

@@ -14,13 +14,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from typing_extensions import override
 
-from ssl_sat.data.sources.contract import Facts, Group, PatchRef, UnreadablePatch
-from ssl_sat.data.sources.folders import FolderSource
+from ssl_sat.data.sources.contract import Facts, Group, OtherSize, PatchRef, UnreadablePatch
+from ssl_sat.data.sources.folders import FolderSource, files_below
 from ssl_sat.data.spec import ImageSpec
 from ssl_sat.spec import UserError
 
 _FAMILY = {".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".png": ("PNG",), ".tif": ("TIFF",), ".tiff": ("TIFF",),
            ".bmp": ("BMP",), ".webp": ("WEBP",)}  # fmt: skip
+_OTHER = (".gif", ".jp2", ".j2k", ".jxl", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".tga", ".ico")  # not read
 _TO_RGB = {"RGB", "L", "P", "RGBA", "LA"}  # 8-bit modes whose conversion to RGB loses at most an alpha channel
 
 
@@ -96,6 +97,14 @@ class ImageSource(FolderSource):
         )  # fmt: skip
 
     @override
+    def passed_over(self) -> list[tuple[str, str]]:
+        kinds = "/".join(name.lstrip(".") for name in _FAMILY)
+        return [
+            (path, f"{os.path.splitext(path)[1]} images are not read (but {kinds})")
+            for path, _ in files_below(self.base, _OTHER)
+        ]
+
+    @override
     def read(self, ref: PatchRef) -> list[np.ndarray]:
         image = decode(os.path.join(self.root, ref.path))
         if self.fixed_size and image.size != (self.native_px, self.native_px):
@@ -104,7 +113,7 @@ class ImageSource(FolderSource):
         if self.spec.size_px is not None:
             image = image.resize((width, height), Image.Resampling.BILINEAR)  # Pillow widens the filter: antialiased
         elif image.size != (width, height):
-            raise UserError(
+            raise OtherSize(
                 f"{self.spec.name}: images of several sizes in '{self.root}': {ref.path} is "
                 f"{image.width}x{image.height}, the first is {width}x{height}. Set data.size_px to make them one size."
             )

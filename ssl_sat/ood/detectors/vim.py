@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 from scipy.special import logsumexp
 
-from ssl_sat.ood.contract import Fitted, PredictionsLike, require_last, require_train
+from ssl_sat.ood.contract import Fitted, NotApplicable, PredictionsLike, require_last, require_train
 from ssl_sat.ood.score import Scores
 from ssl_sat.ood.spec import VimSpec
 from ssl_sat.spec import ConfigError
+
+_LEAST = 1e-5  # of the length of a feature vector; float32 features carry errors of 1e-7 of it
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,11 @@ class VirtualLogit:
     needs: str = "last"
 
     def fit(self, train: PredictionsLike) -> Fitted:
-        """Find the principal space and alpha; ConfigError when nothing is left outside it."""
+        """Find the principal space and alpha.
+
+        ConfigError for a `dimension` that leaves no feature outside it; NotApplicable when the training features do
+        not leave it (dead units): what is then measured of a sample is rounding.
+        """
         require_train(train, self.name)
         x_NP, last = require_last(train, self.name)
         dimension = self.spec.dimension or principal_dimension(x_NP.shape[1])
@@ -47,7 +53,14 @@ class VirtualLogit:
         _, rest_PR = eigh(moved_NP.T @ moved_NP, subset_by_index=(0, x_NP.shape[1] - dimension - 1))
         largest_N = np.asarray(train.logits_NK, dtype=np.float64).max(axis=1)
         residual = np.linalg.norm(moved_NP @ rest_PR, axis=1).mean()
-        alpha = largest_N.mean() / max(residual, np.finfo(np.float64).tiny)
+        length = np.linalg.norm(moved_NP, axis=1).mean()
+        if not residual > _LEAST * length:
+            raise NotApplicable(
+                f"vim: all training features lie in a space of {dimension} dimensions of {x_NP.shape[1]} (units that "
+                f"never fire?), so that nothing is left outside it. Set a smaller dimension, as in "
+                f"'detectors=[{{name: vim, dimension: {max(1, dimension // 2)}}}]'."
+            )
+        alpha = largest_N.mean() / residual
 
         def scores(predictions: PredictionsLike) -> Scores:
             inputs_NP, _ = require_last(predictions, self.name)
