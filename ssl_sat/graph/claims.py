@@ -32,7 +32,8 @@ import yaml
 from pydantic import Field, model_validator
 
 from ssl_sat.graph.collect import group_named
-from ssl_sat.graph.plan import Plan
+from ssl_sat.graph.measured import unmeasurable
+from ssl_sat.graph.plan import Node, Plan
 from ssl_sat.graph.spec import StrictLoader
 from ssl_sat.spec import ConfigError, Spec, suggest
 
@@ -169,10 +170,18 @@ def _asked(name: str, claim: Claim, size: str, spec: ClaimsSpec, path: Path) -> 
 
 
 def refuse_unknown(asked: Iterable[Asked], plan: Plan) -> None:
-    """ConfigError for a test of a group that the plan does not have, or it would never be judged."""
-    groups = {group_named(name) for name in [*plan.by_id, *plan.absent]}
+    """ConfigError for a test of a group that the plan does not have, or of a metric that the group's stage does not
+    measure, or it would never be judged.
+    """
+    groups: dict[str, list[Node]] = {group_named(name): [] for name in plan.absent}
+    for node in plan.nodes:
+        groups.setdefault(group_named(node.id), []).append(node)
     for claim in asked:
         for _, name in (term for test in claim.tests for term in test.terms):
-            group = name.rpartition(".")[0]
-            if not any(fnmatchcase(known, group) for known in groups):
+            group, _, metric = name.rpartition(".")
+            fitting = [known for known in groups if fnmatchcase(known, group)]
+            if not fitting:
                 raise ConfigError(f"claims.{claim.id}: no nodes are called '{group}'{suggest(group, groups)}")
+            known = unmeasurable(metric, [node for fits in fitting for node in groups[fits]])
+            if known is not None:
+                raise ConfigError(f"claims.{claim.id}: {group} does not measure '{metric}'{suggest(metric, known)}")
