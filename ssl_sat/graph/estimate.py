@@ -6,7 +6,7 @@ import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,16 @@ LIKE, ENCODER, STAGE = "of the same kind", "of the same stage and encoder", "of 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its kind (the readable name without its seed), and seconds for epochs over patches."""
+    """A finished run: its kind (the readable name without its seed), and seconds for epochs over patches.
+
+    epochs, patches: None where they are not known, or where the stage has no such thing.
+    """
 
     stage: str
     kind: str
     image_size: int | None
-    work: float | None
+    epochs: float | None
+    patches: float | None
     seconds: float
 
 
@@ -56,14 +60,25 @@ def _guess(plan: Plan, node: Node, runs: Sequence[Run]) -> Guess | None:
         (STAGE, own),
     )
     for basis, members in levels:
-        if members:
-            return Guess(statistics.median(_scaled(run, me) for run in members), basis, len(members))
+        known = [seconds for seconds in (_scaled(run, me) for run in members) if seconds is not None]
+        if known:
+            return Guess(statistics.median(known), basis, len(known))
     return None
 
 
-def _scaled(run: Run, me: Run) -> float:
-    """Time grows with epochs times patches, where both are known."""
-    return run.seconds * me.work / run.work if run.work and me.work else run.seconds
+def _scaled(run: Run, me: Run) -> float | None:
+    """Time grows with epochs times patches; of the same encoder with epochs alone, where patches are not known.
+
+    None where a run says nothing of this one: training whose epochs are not known, or another encoder's whose patches
+    are not. Stages without epochs take the time as it is.
+    """
+    if run.epochs is None and me.epochs is None:
+        return run.seconds
+    if not run.epochs or not me.epochs:
+        return None
+    if run.patches and me.patches:
+        return run.seconds * me.epochs * me.patches / (run.epochs * run.patches)
+    return run.seconds * me.epochs / run.epochs if _encoder(run.kind) == _encoder(me.kind) else None
 
 
 def _encoder(kind: str) -> str:
@@ -72,9 +87,7 @@ def _encoder(kind: str) -> str:
 
 def _described(stage: str, name: str, config: Mapping[str, Any], patches: float | None, seconds: float) -> Run:
     kind = _SEED.sub("", _FINGERPRINT.sub("", name))
-    epochs = _epochs(config)
-    work = epochs * patches if epochs and patches else None
-    return Run(stage, kind, config.get("image_size"), work, seconds)
+    return Run(stage, kind, config.get("image_size"), _epochs(config), patches, seconds)
 
 
 def _epochs(config: Mapping[str, Any]) -> float | None:
@@ -101,7 +114,8 @@ def _runs(outputs: Path, stages: set[str]) -> list[Run]:
     """Finished runs under outputs; one that was resumed tells the time of its last part alone and is left out."""
     file = outputs / ".graph" / "times.json"
     kept: dict[str, Any] = _read(file)
-    known = dict(kept)
+    columns = {field.name for field in fields(Run)}
+    known = {name: values for name, values in kept.items() if values is None or {*values} == columns}
     for path in (p for stage in sorted(stages) for p in (outputs / stage).glob("*-????????/provenance.json")):
         name = f"{path.parent.parent.name}/{path.parent.name}"
         if name not in known and (path.parent / "artifact.json").is_file():

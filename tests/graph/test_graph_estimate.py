@@ -41,10 +41,34 @@ def test_the_nearest_runs_are_scaled_by_epochs_and_patches(tmp_path):
     assert (found["c"].basis, found["c"].runs) == (STAGE, 4)
 
 
-def test_unknown_work_takes_the_time_as_it_is(tmp_path):
-    run(tmp_path, "cnn-rgb-simclr-s0-00000001", 30.0, None, 50)
-    assert guesses(plan(tmp_path, node("a", subset=None)))["a"].seconds == 30.0
+def test_where_patches_are_unknown_the_same_encoder_is_scaled_by_epochs(tmp_path):
+    run(tmp_path, "cnn-rgb-simclr-s0-00000001", 30.0, 2, 50)
+    assert guesses(plan(tmp_path, node("a", subset=None)))["a"] == Guess(60.0, LIKE, 1)
+    assert guesses(plan(tmp_path, node("a", "cnn-rgb-byol-s0", subset=None)))["a"] == Guess(60.0, ENCODER, 1)
     assert guesses(plan(tmp_path, node("a", state="done"))) == {}
+
+
+def test_a_short_run_of_a_small_encoder_tells_nothing_of_a_long_one_of_a_large_encoder(tmp_path):
+    run(tmp_path, "resnet18-rgb-simclr-s0-00000001", 20.0, 2, 300)
+    large = node("a", "resnet50-bigearthnet_v1-simclr-s0", epochs=300, subset=None)
+    assert guesses(plan(tmp_path, large)) == {}
+    assert in_words(plan(tmp_path, large), {}, 1).startswith("no estimate")
+    known = node("a", "resnet50-bigearthnet_v1-simclr-s0", epochs=300, subset={"patches": 3000})
+    assert guesses(plan(tmp_path, known))["a"] == Guess(20.0 * 150 * 10, STAGE, 1)
+
+
+def test_training_of_unknown_length_is_unknown_and_a_stage_without_epochs_takes_the_time_as_it_is(tmp_path):
+    run(tmp_path, "cnn-rgb-simclr-s0-00000001", 30.0, None, 50)
+    assert guesses(plan(tmp_path, node("a"))) == {}
+    assert guesses(plan(tmp_path, node("a", epochs=None, subset=None)))["a"] == Guess(30.0, LIKE, 1)
+
+
+def test_times_that_an_earlier_version_kept_are_read_again(tmp_path):
+    (tmp_path / ".graph").mkdir()
+    run(tmp_path, "cnn-rgb-simclr-s0-00000001", 30.0, 2, 50)
+    old = {"stage": "pretrain", "kind": "cnn-rgb-simclr", "image_size": 64, "work": None, "seconds": 9.0}
+    (tmp_path / ".graph" / "times.json").write_text(json.dumps({"pretrain/cnn-rgb-simclr-s0-00000001": old}))
+    assert guesses(plan(tmp_path, node("a")))["a"] == Guess(120.0, LIKE, 1)
 
 
 def test_a_schedule_of_two_at_a_time(tmp_path):
