@@ -166,6 +166,33 @@ def test_sentences_say_what_was_shown_and_what_not(items):
     assert any("ood_eval-scratch: msp" in line and " does worse than the shortcut probe" in line for line in lines)
 
 
+def detectors(gains, joined_p=None):
+    """Rows of `ood`, and of `ood_joined` where p is given, of one group: gains with intervals of ± .01."""
+    rows = [
+        {"runs": "far", "detector": name, "auroc": Estimate(0.8 + gain, None, None),
+         "gain_over_probe": Estimate(gain, gain - 0.01, gain + 0.01)}
+        for name, gain in gains.items()
+    ]  # fmt: skip
+    rows.append({"runs": "far", "detector": "shortcut probe", "auroc": 0.8, "gain_over_probe": None})
+    made = [Table("ood", "", "", (), rows)]
+    if joined_p:
+        joined = [{**row, "gain": row["gain_over_probe"], "p": joined_p[row["detector"]]} for row in rows[:-1]]
+        made.append(Table("ood_joined", "", "", (), [*joined, {"runs": "far", "detector": "shortcut probe"}]))
+    return findings(made)
+
+
+def test_the_best_of_several_detectors_beats_the_probe_by_holm_and_not_by_its_own_interval():
+    gains = {"msp": 0.02, "knn": 0.011, "energy": -0.2}
+    most = "far: of 3 detectors msp (AUROC 0.820) gains most over the shortcut probe: +0.020 [+0.010, +0.030]"
+    assert detectors(gains) == [f"{most}, not adjusted for the choice among 3."]
+    found = detectors(gains, {"msp": 0.06, "knn": 0.08, "energy": 0.001})
+    assert found == [f"{most}, p (Holm) 0.0600: it is not shown to beat the probe."]
+    found = detectors(gains, {"msp": 0.03, "knn": 0.08, "energy": 0.001})
+    assert found == [f"{most}, p (Holm) 0.0300: it beats the probe."]
+    (worse,) = detectors({"msp": -0.05, "knn": -0.2}, {"msp": 0.01, "knn": 0.001})
+    assert worse.endswith("-0.050 [-0.060, -0.040], p (Holm) 0.0100: it does worse than the probe.")
+
+
 def test_every_number_is_in_the_tidy_table(items, tmp_path):
     plan = Plan("study", "q", str(tmp_path), str(tmp_path), [item.node for item in items])
     rows = numbers(plan, items)
