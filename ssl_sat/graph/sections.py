@@ -174,16 +174,15 @@ def maps(page: Page, items: Sequence[Finished]) -> None:
         return
     page.heading("Maps of features", new_page=True)
     page.text(_CAUTION, "note")
-    read = {item.node.id: read_map(item.path) for item in found if _points(item) <= _MOST_POINTS}
-    kept, left = within(list(read.values()), _FOR_MAPS)
-    for item, drawn in zip([item for item in found if item.node.id in read], kept, strict=False):
+    small = [item for item in found if _points(item) <= _MOST_POINTS]
+    kept, _ = within([read_map(item.path) for item in small], _FOR_MAPS)
+    for item, drawn in zip(small, kept, strict=False):
         method = {"umap": "UMAP", "pca": "Principal components", "tsne": "t-SNE"}[item.node.config["method"]]
         page.heading(f"{method} of {item.node.id}", 3)
         page.map(drawn.data, drawn.sheets, item.path / "map.png")
         page.table([_map_row(item)], caption="Measured on all points of this map, in all dimensions of the features.")
         page.image(item.path / "neighbours.png", alt="share of neighbours kept", caption="Neighbours kept, by number.")
-    named = [item for item in found if item.node.id not in read] + found[len(kept) : len(kept) + len(left)]
-    for item in named:
+    for item in [item for item in found if item not in small[: len(kept)]]:
         page.text(f"No room for {item.node.id}: its figure is {shown(item.path / 'map.pdf')}.", "note")
 
 
