@@ -1,6 +1,6 @@
 """Artifacts: folders that a stage publishes once, complete, and never overwrites.
 
-    artifact.json     format, stage, fingerprint, input fingerprints, code digests; written last: it means 'done'
+    artifact.json     format, stage, fingerprint, input fingerprints and contents, code digests; written last: 'done'
     config.json       the resolved spec
     provenance.json   where, when and with what it was made
     metrics.json      flat, sorted, no timestamps: `cmp` compares two runs
@@ -183,6 +183,38 @@ def hash_files(folder: Path) -> dict[str, str]:
     return {
         str(p.relative_to(folder)): sha256_file(p) for p in files if str(p.relative_to(folder)) not in _OUTSIDE_HASHES
     }
+
+
+def held(folder: Path) -> str | None:
+    """The sha256 of what an artifact holds, taken from its files.json alone; None where that cannot be read.
+
+    provenance.json stays out: an artifact made again with the same numbers holds the same.
+    """
+    try:
+        files = json.loads((folder / "files.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    files.pop("provenance.json", None)
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def remade(record: Mapping[str, Any], inputs: Mapping[str, Path]) -> list[str]:
+    """Slots whose artifact (`inputs`: slot -> folder) was made again since, and holds something else than what went in.
+
+    A record of before `input_files` says nothing and is believed, unless the input's own has them: it is younger then.
+    """
+    went_in = record.get("input_files")
+    if went_in is None:
+        return sorted(slot for slot, folder in inputs.items() if "input_files" in _record_of(folder))
+    now = {slot: held(folder) for slot, folder in inputs.items() if slot in went_in}
+    return sorted(slot for slot, found in now.items() if found is not None and found != went_in[slot])
+
+
+def _record_of(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "artifact.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
 
 
 def write_json(path: Path, data: Any, sort: bool = True) -> None:

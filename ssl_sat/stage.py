@@ -28,7 +28,7 @@ from ssl_sat.spec import MissingInput, Spec, UserError, runtime
 
 Inputs = Mapping[str, Artifact]
 Metrics = Mapping[str, Any]
-_BEGAN, _FACTS = ".began.json", ".facts.json"  # notes inside a partial folder
+_BEGAN, _FED, _FACTS = ".began.json", ".fed.json", ".facts.json"  # notes inside a partial folder
 
 
 class StageSpec(Spec):
@@ -182,7 +182,7 @@ def execute(stage: Stage, spec: StageSpec) -> Artifact:
     lock = ref.path.parent / f".{ref.fingerprint[:8]}.lock"
     with artifacts.locked(lock, f"{ref.name}: another process is making it; waiting"):
         done = _finished(ref)
-        if done and _still_good(done.path, done.record["code"], stage, spec):
+        if done and _still_good(done.path, _unlike(done.record, stage, spec, inputs), spec):
             print(f"{stage.name}: already done, {artifacts.shown(done.path)}", flush=True)
         else:
             done = _make(stage, spec, inputs, ref)
@@ -208,13 +208,13 @@ def _agreed_inputs(stage: Stage, spec: StageSpec) -> dict[str, Ref]:
 def _beside_main_process(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref], ref: Ref) -> Artifact:
     """Take part in the run, writing nothing, or wait until the main process has made the artifact."""
     done = _finished(ref)
-    stale = done is not None and spec.stale == "rerun" and bool(_changed(done.record["code"], stage, spec))
+    stale = done is not None and spec.stale == "rerun" and bool(_unlike(done.record, stage, spec, inputs))
     if done and not stale:
         return done
     if stage.distributed:
         stage.run(spec, _opened(inputs), partial_of(ref.path))
         return Artifact(ref.path, {})  # the main process is about to finish it
-    while done is None or (stale and _changed(done.record["code"], stage, spec)):
+    while done is None or (stale and _unlike(done.record, stage, spec, inputs)):
         time.sleep(0.2)
         done = _finished(ref)
     return done
@@ -234,7 +234,7 @@ def _opened(inputs: Mapping[str, Ref]) -> dict[str, Artifact]:
 
 def _make(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref], ref: Ref) -> Artifact:
     partial = partial_of(ref.path)
-    code, resumed = _begin(partial, stage, spec)
+    made_of, resumed = _begin(partial, stage, spec, inputs)
     print(f"{stage.name}: {'resuming' if resumed else 'making'} {artifacts.shown(ref.path)}", flush=True)
     artifacts.write_json(partial / "config.json", dict(ref.config), sort=False)  # phases have an order
     started = time.time()
@@ -250,35 +250,43 @@ def _make(stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref], ref: Ref) ->
         "inputs": {slot: r.fingerprint for slot, r in inputs.items()},
         "input_paths": {slot: os.path.relpath(r.path, ref.path.parent.parent) for slot, r in inputs.items()},
         "choices": ref.choices,
-        "code": code,
+        **made_of,
         "synthetic": synthetic,
         **{key: ref.identity[key] for key in ("science", "versions")},
     }
-    for note in (_BEGAN, _FACTS):
+    for note in (_BEGAN, _FED, _FACTS):
         (partial / note).unlink(missing_ok=True)
     if ref.path.exists():  # a stale one, kept until now
         os.rename(ref.path, _stale_name(ref.path))
     return artifacts.publish(partial, ref.path, record)
 
 
-def _begin(partial: Path, stage: Stage, spec: StageSpec) -> tuple[dict[str, str], bool]:
-    """Open the partial folder; return the digests of the code that its work began with, and whether it is resumed.
+def _begin(
+    partial: Path, stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref]
+) -> tuple[dict[str, dict[str, str]], bool]:
+    """Open the partial folder; return what its work began with, and whether it is resumed.
 
-    Work begun with other code is resumed under `stale=warn` (and stays marked by its first code), set aside
-    under `rerun`, refused under `error`.
+    That is `code`, digests by module, and `input_files`, what each input held. Work begun with other code or inputs is
+    resumed under `stale=warn` (and stays marked by its first ones), set aside under `rerun`, refused under `error`.
     """
-    note = partial / _BEGAN
     (partial / "artifact.json").unlink(missing_ok=True)  # of a kill just before the rename
-    if note.is_file():
-        began = json.loads(note.read_bytes())
-        if _still_good(partial, began, stage, spec):
+    if (partial / _BEGAN).is_file():
+        began = _began(partial)
+        if _still_good(partial, _unlike(began, stage, spec, inputs), spec):
             return began, True
         os.rename(partial, _stale_name(partial))
     resumed = partial.exists()
     partial.mkdir(parents=True, exist_ok=True)
-    code = provenance.code_digests(_modules(stage, spec))
-    artifacts.write_json(note, code)
-    return code, resumed
+    contents = {slot: artifacts.held(ref.path) for slot, ref in inputs.items()}
+    artifacts.write_json(partial / _FED, {slot: digest for slot, digest in contents.items() if digest is not None})
+    artifacts.write_json(partial / _BEGAN, provenance.code_digests(_modules(stage, spec)))
+    return _began(partial), resumed
+
+
+def _began(partial: Path) -> dict[str, dict[str, str]]:
+    """What a partial was begun with; without `input_files` where that was before they were noted."""
+    notes = {"code": partial / _BEGAN, "input_files": partial / _FED}
+    return {key: json.loads(path.read_bytes()) for key, path in notes.items() if path.is_file()}
 
 
 def _stale_name(path: Path) -> Path:
@@ -298,16 +306,23 @@ def record_facts(out: Path, **facts: Any) -> None:
     artifacts.write_json(out / _FACTS, {**_run_facts(out), **facts})
 
 
-def _still_good(path: Path, code: Mapping[str, str], stage: Stage, spec: StageSpec) -> bool:
-    """Compare the code recorded with an artifact or a partial to today's, and follow `stale`."""
-    changed = _changed(code, stage, spec)
-    if not changed:
+def _still_good(path: Path, unlike: Sequence[str], spec: StageSpec) -> bool:
+    """Whether an artifact or a partial is used, by `stale` where something is otherwise now than when it was made."""
+    if not unlike:
         return True
-    text = f"{path} was made by other code of: {', '.join(changed)}"
+    text = f"{path} was made {' and '.join(unlike)}"
     if spec.stale == "error":
         raise UserError(f"{text}. Choose stale=rerun to make it again or stale=warn to use it.")
     print(f"stale: {text} (stale={spec.stale})", flush=True)
     return spec.stale == "warn"
+
+
+def _unlike(record: Mapping[str, Any], stage: Stage, spec: StageSpec, inputs: Mapping[str, Ref]) -> list[str]:
+    """How code and inputs differ from those that an artifact or a partial was made of, in words."""
+    changed = _changed(record["code"], stage, spec)
+    remade = artifacts.remade(record, {slot: ref.path for slot, ref in inputs.items()})
+    words = [f"by other code of: {', '.join(changed)}"] if changed else []
+    return words + ([f"before these inputs were made again: {', '.join(remade)}"] if remade else [])
 
 
 def _changed(code: Mapping[str, str], stage: Stage, spec: StageSpec) -> list[str]:

@@ -70,10 +70,22 @@ def _inputs(artifact: Artifact) -> tuple[dict[str, Ref], list[Finding]]:
             if found.fingerprint != fingerprint:
                 found = find(found.stage, fingerprint, outputs)
             refs[slot] = found.ref
-            findings.append(Finding("ok", f"input {slot} is {found.stage} {fingerprint[:8]}"))
+            findings.append(_input(artifact, slot, found))
         except UserError as error:
             findings.append(Finding("WRONG", f"input {slot} ({fingerprint[:8]}): {error}"))
     return refs, findings
+
+
+def _input(artifact: Artifact, slot: str, found: Artifact) -> Finding:
+    """Whether an input still holds what went in; of one that is younger what went in is not known."""
+    from ssl_sat.artifact import remade
+
+    which = f"input {slot} is {found.stage} {found.fingerprint[:8]}"
+    if not remade(artifact.record, {slot: found.path}):
+        return Finding("ok", which)
+    if "input_files" in artifact.record:
+        return Finding("WRONG", f"{which}, but made again since: its files are not those that went in")
+    return Finding("note", f"{which}, made again since; what it held before was not recorded")
 
 
 def _stage_and_spec(artifact: Artifact) -> tuple[Stage, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ssl_sat import artifact
 from ssl_sat.artifact import Artifact
 from ssl_sat.spec import MissingInput, UserError
 from ssl_sat.stage import Lookup, execute, fingerprint, is_main_process, plan
@@ -383,3 +384,81 @@ def test_a_home_folder_needs_no_shell(toy: Any, monkeypatch: pytest.MonkeyPatch)
 def test_order_of_a_mapping_in_the_config_is_kept(toy: Any, outputs: Path) -> None:
     done = execute(toy.TOY, toy.ToySpec())
     assert list(json.loads((done.path / "config.json").read_text()))[:3] == ["outputs", "stale", "part"]
+
+
+def chain_whose_base_was_made_again(toy: Any) -> tuple[Artifact, Artifact]:
+    """An artifact of 3 + 1, and its base, which is 11 by now."""
+    base = execute(toy.TOY, toy.ToySpec(numbers=(1,)))
+    top = execute(toy.TOY, toy.ToySpec(numbers=(3,), base=str(base.path)))
+    assert top.metrics == {"total": 4} and top.record["input_files"] == {"base": artifact.held(base.path)}
+    edited(toy, "return spec.size", "return spec.size + 1")
+    more = replace(toy.TOY, run=lambda spec, inputs, out: {"total": 10 + toy.run(spec, inputs, out)["total"]})
+    again = execute(more, toy.ToySpec(numbers=(1,), stale="rerun"))
+    assert again.metrics == {"total": 11} and again.fingerprint == base.fingerprint
+    edited(toy, "return spec.size + 1", "return spec.size")  # the code of `top` is as it was
+    return top, again
+
+
+@pytest.mark.parametrize("stale", ["warn", "rerun", "error"])
+def test_an_input_that_was_made_again_makes_stale_what_it_went_into(
+    toy: Any, outputs: Path, capsys: pytest.CaptureFixture[str], stale: str
+) -> None:
+    top, base = chain_whose_base_was_made_again(toy)
+    spec = toy.ToySpec(numbers=(3,), base=str(base.path), stale=stale)
+    if stale == "error":
+        with pytest.raises(UserError, match=r"was made before these inputs were made again: base\. Choose stale=rerun"):
+            execute(toy.TOY, spec)
+        return
+    now = execute(toy.TOY, spec)
+    assert now.fingerprint == top.fingerprint and now.metrics == {"total": 14 if stale == "rerun" else 4}
+    assert f"made before these inputs were made again: base (stale={stale})" in capsys.readouterr().out
+    execute(toy.TOY, replace_stale(spec, "error") if stale == "rerun" else spec)
+    assert ("made again" in capsys.readouterr().out) == (stale == "warn")
+
+
+def replace_stale(spec: Any, stale: str) -> Any:
+    return spec.model_copy(update={"stale": stale})
+
+
+def test_a_partial_remembers_the_inputs_it_began_with(toy: Any, outputs: Path) -> None:
+    top, base = chain_whose_base_was_made_again(toy)
+    spec = toy.ToySpec(numbers=(3,), base=str(base.path))
+    half = top.path.with_name(f"{top.path.name}.partial")
+    os.rename(top.path, half)  # as if its run had not come to its end
+    (half / ".began.json").write_text(json.dumps(top.record["code"]))
+    (half / ".fed.json").write_text(json.dumps(top.record["input_files"]))
+    with pytest.raises(UserError, match="partial was made before these inputs were made again: base"):
+        execute(toy.TOY, replace_stale(spec, "error"))
+    mixed = execute(toy.TOY, spec)
+    assert mixed.record["input_files"] == top.record["input_files"]  # stays marked by what it began with
+    with pytest.raises(UserError, match="made before these inputs were made again: base"):
+        execute(toy.TOY, replace_stale(spec, "error"))
+
+
+def test_artifacts_of_before_inputs_were_recorded_are_believed_unless_the_input_is_younger(
+    toy: Any, outputs: Path
+) -> None:
+    def forget(made: Artifact) -> None:
+        record = {key: value for key, value in made.record.items() if key != "input_files"}
+        (made.path / "artifact.json").write_text(json.dumps(record))
+
+    base = execute(toy.TOY, toy.ToySpec(numbers=(1,)))
+    top = execute(toy.TOY, toy.ToySpec(numbers=(3,), base=str(base.path)))
+    paths = {"base": base.path}
+    forget(top)
+    old = Artifact.open(top.path).record
+    assert artifact.remade(old, paths) == ["base"]  # made by code that records, it cannot have gone into `top`
+    forget(base)
+    assert artifact.remade(old, paths) == []
+    spec = toy.ToySpec(numbers=(3,), base=str(base.path), stale="error")
+    assert execute(toy.TOY, spec).metrics == {"total": 4} and worked() == [1, 3]
+
+
+def test_what_an_artifact_holds_does_not_depend_on_when_it_was_made(toy: Any, outputs: Path) -> None:
+    first = execute(toy.TOY, toy.ToySpec(numbers=(1,)))
+    before, files = artifact.held(first.path), first.json("files.json")
+    os.rename(first.path, first.path.with_name("elsewhere"))
+    again = execute(toy.TOY, toy.ToySpec(numbers=(1,)))
+    assert again.json("files.json")["provenance.json"] != files["provenance.json"]
+    assert artifact.held(again.path) == before
+    assert artifact.held(outputs / "nothing") is None

@@ -110,3 +110,20 @@ def test_the_command_line_returns_a_status(chain):
     (chain[0].path / "model.safetensors").unlink()
     damaged = subprocess.run([*command, str(chain[0].path)], env=env, capture_output=True, text=True)
     assert damaged.returncode == 1 and "WRONG   file model.safetensors: absent" in damaged.stdout
+
+
+def test_an_input_that_was_made_again_is_found(chain):
+    first, second = chain
+    first.path.rename(first.path.with_name("elsewhere"))
+    NOISE["step"] = 100
+    assert execute(NUMBER, NumberSpec(value=2)).metrics == {"total": 102}
+    NOISE["step"] = 0
+    which = f"input source is number {first.fingerprint[:8]}"
+    assert wrong(verify(second.path)) == [f"{which}, but made again since: its files are not those that went in"]
+    record = {key: value for key, value in second.record.items() if key != "input_files"}
+    (second.path / "artifact.json").write_text(json.dumps(record))  # as artifacts were before
+    findings = verify(second.path)
+    assert wrong(findings) == []
+    assert f"{which}, made again since; what it held before was not recorded" in [
+        finding.text for finding in findings if finding.state == "note"
+    ]

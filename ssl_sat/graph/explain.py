@@ -70,6 +70,7 @@ def _about(plan: Plan, node: Node) -> Iterator[str]:
         yield from (
             f"  the code of {module} has changed since; stale=rerun would make it again" for module in node.stale
         )
+        yield from (f"  {need} was made again since; stale=rerun would make it again, too" for need in node.remade)
         return
     yield f"{node.id}: must run, because"
     yield from (f"  {line}" for line in _reasons(plan, node, set()))
@@ -85,6 +86,7 @@ def _reasons(plan: Plan, node: Node, seen: set[str]) -> Iterator[str]:
         yield f"it was begun and not finished; it goes on from {partial_of(Path(node.artifact))}"
     if finished_fingerprint(Path(node.artifact)) == node.fingerprint:  # then it is stale and to be made again
         yield from (f"the code of {module} has changed since it was made (stale=rerun)" for module in node.stale)
+        yield from (f"{name} was made again since it was made, or will be (stale=rerun)" for name in node.remade)
         return
     before, how = _before(plan, node)
     if before is None:

@@ -109,8 +109,11 @@ def _follow(attempts: Attempts, job: str, submitted: float) -> str | None:
 def _judged(attempts: Attempts, job: str, state: str) -> Ended:
     """From Slurm's word and the node's own note."""
     own = _record(attempts).get("job") == job
-    if _made(attempts, own, patient=state in ("COMPLETED", "GONE")):
+    ended, unsure = state in ("COMPLETED", "GONE"), attempts.node.again and not own
+    if _made(attempts, own, patient=ended and not unsure):
         return Ended(0)
+    if ended and unsure:  # the old artifact or a new one: a job of one's own can tell
+        return Ended(1, f"job {job} of another experiment has ended; looking at what it made", True)
     if state == "OUT_OF_MEMORY":
         record = _record(attempts)
         more = {**record, "memory": record.get("memory", 1.0) * _MORE_MEMORY, "fingerprint": attempts.node.fingerprint}
@@ -133,7 +136,7 @@ def _made(attempts: Attempts, own: bool, patient: bool) -> bool:
     while True:
         if attempts.marker.is_file():
             return True
-        if not own and finished_fingerprint(attempts.path) == attempts.node.fingerprint:
+        if not own and not attempts.node.again and finished_fingerprint(attempts.path) == attempts.node.fingerprint:
             return True
         noted = read_note(attempts.folder, attempts.node.id).get("state")
         if noted in SAID or time.monotonic() > end or attempts.stop.wait(0.5):

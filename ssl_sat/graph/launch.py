@@ -184,7 +184,7 @@ def _outcomes(plan: Plan) -> list[Outcome]:
     for node in plan.nodes:
         if node.done:
             state, reason = "done", ""
-        elif finished_fingerprint(Path(node.artifact)) == node.fingerprint:
+        elif _made(plan, node):
             state, reason = "made", ""
         elif is_absent(plan, node) or any(outcomes[need].state == "absent" for need in node.needs.values()):
             state, reason = "absent", ""
@@ -195,6 +195,13 @@ def _outcomes(plan: Plan) -> list[Outcome]:
             state, reason = "waiting", f"needs {', '.join(bad)}" if bad else ""
         outcomes[node.id] = Outcome(node, state, reason)
     return list(outcomes.values())
+
+
+def _made(plan: Plan, node: Node) -> bool:
+    """Whether its artifact is finished; of one that was to be made again only the marker tells it from the old one."""
+    if node.again:
+        return (plan.folder / f"{node.id}.done").is_file()
+    return finished_fingerprint(Path(node.artifact)) == node.fingerprint
 
 
 def _error(plan: Plan, node: Node) -> str:

@@ -57,3 +57,6 @@ def _warnings(page: Page, plan: Plan, items: Sequence[Finished]) -> None:
     stale = sorted({module for node in plan.nodes for module in node.stale})
     if stale:
         page.warning(f"Stale: the code of {', '.join(stale)} has changed since it made some of these artifacts.")
+    remade = [f"{node.id} ({', '.join(node.remade)})" for node in plan.nodes if node.remade]
+    if remade:
+        page.warning(f"Stale: made of inputs that were made again since: {', '.join(remade)}.")

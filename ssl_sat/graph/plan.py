@@ -17,6 +17,8 @@ class Node:
     """A node of a plan. needs: override key -> node id; inputs: slot -> fingerprint; config: the resolved spec.
 
     resources: what it asks of a machine. identity: what its fingerprint is of; known to the planner, not written.
+    stale: modules whose code has changed since it was made. remade: needed nodes (slots, of inputs that no node makes)
+    that were made again since, or are about to be.
     """
 
     id: str
@@ -34,11 +36,17 @@ class Node:
     stale: list[str] = field(default_factory=list)
     resources: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    remade: list[str] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
         """Whether its artifact is finished."""
         return self.state == "done"
+
+    @property
+    def again(self) -> bool:
+        """Whether it is finished and to be made again."""
+        return not self.done and bool(self.stale or self.remade)
 
 
 @dataclass(frozen=True)

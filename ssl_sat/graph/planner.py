@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_sat.artifact import Ref
+from ssl_sat.artifact import Ref, remade
 from ssl_sat.graph.code import CodeDigests
 from ssl_sat.graph.compose import Composer
 from ssl_sat.graph.expand import Instance, expand
@@ -84,6 +85,9 @@ class _Planner:
         self.composer = Composer()
         self.refs: dict[Path, Ref] = {}
         self.paths: dict[str, str] = {}
+        self.makers: dict[str, tuple[str, Path]] = {}  # fingerprint -> node that makes it, and where
+        self.again: set[str] = set()  # fingerprints of what is finished and will be made again
+        self.unmade: set[str] = set()  # of what is not finished
         self.lookup = _Lookup(Path(outputs), self.refs)
         self.digests = CodeDigests(Path(outputs) / ".graph" / "code.json")
 
@@ -101,11 +105,12 @@ class _Planner:
             raise type(error)(f"node '{instance.id}': {error}") from None
         self.refs[ref.path] = ref
         self.paths[instance.id] = str(ref.path)
-        state, stale = self._state(stage, spec, ref)
+        state, stale, inputs = self._state(stage, spec, ref)
+        self.makers[ref.fingerprint] = instance.id, ref.path
         return Node(
             instance.id, instance.node, instance.stage, dict(instance.variables), list(instance.overrides),
             dict(instance.needs), str(ref.path), ref.fingerprint, dict(ref.inputs or {}), ref.synthetic, state,
-            dict(ref.config), stale, asked, dict(ref.identity),
+            dict(ref.config), stale, asked, dict(ref.identity), inputs,
         )  # fmt: skip
 
     def _resources(self, stage: Stage, instance: Instance, values: dict[str, Any]) -> dict[str, Any]:
@@ -117,17 +122,37 @@ class _Planner:
             values["trainer"] = {**values["trainer"], "num_nodes": asked["nodes"]}
         return asked
 
-    def _state(self, stage: Stage, spec: StageSpec, ref: Ref) -> tuple[str, list[str]]:
-        """done, partial or to do; and, of a finished one, the modules whose code has changed since."""
+    def _state(self, stage: Stage, spec: StageSpec, ref: Ref) -> tuple[str, list[str], list[str]]:
+        """done, partial or to do; of a finished one, modules whose code has changed since, and inputs made again."""
         if finished_fingerprint(ref.path) != ref.fingerprint:
-            return ("partial" if partial_of(ref.path).is_dir() else "to do"), []
-        recorded = json.loads((ref.path / "artifact.json").read_text())["code"]
-        stale = sorted(module for module, digest in recorded.items() if self.digests[module] != digest)
-        if stale and spec.stale == "error":
-            raise UserError(
-                f"{ref.path} was made by other code of {', '.join(stale)}; choose stale=rerun or stale=warn"
-            )
-        return ("to do" if stale and spec.stale == "rerun" else "done"), stale
+            self.unmade.add(ref.fingerprint)
+            return ("partial" if partial_of(ref.path).is_dir() else "to do"), [], []
+        record = json.loads((ref.path / "artifact.json").read_text())
+        stale = sorted(module for module, digest in record["code"].items() if self.digests[module] != digest)
+        inputs = self._remade(spec, ref, record)
+        if (stale or inputs) and spec.stale == "error":
+            words = [f"by other code of {', '.join(stale)}"] if stale else []
+            words += [f"before {', '.join(inputs)} was made again"] if inputs else []
+            raise UserError(f"{ref.path} was made {' and '.join(words)}; choose stale=rerun or stale=warn")
+        if not (stale or inputs) or spec.stale != "rerun":
+            return "done", stale, inputs
+        self.again.add(ref.fingerprint)
+        return "to do", stale, inputs
+
+    def _remade(self, spec: StageSpec, ref: Ref, record: Mapping[str, Any]) -> list[str]:
+        """Inputs that are not what went into the artifact, or will not be; a missing one may come out the same.
+
+        Under stale=rerun the stage itself compares with the missing one once it is made.
+        """
+        moving = self.again | (self.unmade if spec.stale == "rerun" else set())
+        outputs, paths = ref.path.parent.parent, record.get("input_paths", {})
+        makers = {
+            slot: self.makers.get(print_, (slot, Path(os.path.normpath(outputs / paths.get(slot, "")))))
+            for slot, print_ in record["inputs"].items()
+        }
+        slots = {slot for slot, print_ in record["inputs"].items() if print_ in moving}
+        slots |= {*remade(record, {slot: path for slot, (_, path) in makers.items()})}
+        return sorted(makers[slot][0] for slot in slots)
 
 
 def _refuse_implicit_packs(stage: Stage, spec: StageSpec) -> None:

@@ -58,10 +58,13 @@ def show(plan: Plan, found: Mapping[str, Guess] | None = None) -> None:
 
 
 def notices(plan: Plan) -> None:
-    """Lines on stale code and absent weights."""
+    """Lines on stale code, inputs made again, and absent weights."""
     for module in sorted({module for node in plan.nodes for module in node.stale}):
         names = ", ".join(node.id for node in plan.nodes if module in node.stale)
         print(f"stale: the code of {module} has changed since it made {names} (stale=rerun in a node makes it again)")
+    for need in sorted({need for node in plan.nodes for need in node.remade}):
+        names = ", ".join(node.id for node in plan.nodes if need in node.remade)
+        print(f"stale: {need} was made again, or will be, since it went into {names} (stale=rerun makes these again)")
     for name, reason in plan.absent.items():
         print(f"{name}: {WeightsAbsent.row} ({reason})")
 

@@ -32,7 +32,8 @@ def standings(plan: Plan) -> list[Standing]:
 
 def _standing(node: Node, note: Mapping[str, Any]) -> Standing:
     if node.done:
-        return Standing(node, "done", f"stale: {', '.join(node.stale)}" if node.stale else "")
+        changed = [*node.stale, *node.remade]
+        return Standing(node, "done", f"stale: {', '.join(changed)}" if changed else "")
     if note.get("fingerprint") != node.fingerprint:
         return Standing(node, node.state)
     state = str(note.get("state"))

@@ -4,6 +4,8 @@ import json
 import signal
 import subprocess
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -135,6 +137,13 @@ def test_how_the_end_of_a_job_is_judged(lab):
     assert json.loads(record.read_text())["memory"] == 2.0  # the next job asks for more
     assert not job._judged(attempts, "7", "CANCELLED").transient
     assert job._judged(attempts, "8", "CANCELLED by 0").transient  # another experiment's, stopped by its user
+    done = Path(attempts.node.artifact)
+    done.mkdir(parents=True)
+    (done / "artifact.json").write_text(json.dumps({"fingerprint": attempts.node.fingerprint}))
+    assert job._judged(attempts, "8", "COMPLETED").status == 0  # made by another experiment's job
+    plain, attempts.node = attempts.node, replace(attempts.node, stale=["fake_numbers"])
+    assert not attempts.marker.exists() and job._judged(attempts, "8", "COMPLETED").transient  # what is there may be old
+    attempts.node = plain
     attempts.note(state="failed", status=2, error="a mistake")
     assert (job._judged(attempts, "7", "FAILED").status, job._judged(attempts, "7", "FAILED").transient) == (2, False)
     attempts.note(state="running")
