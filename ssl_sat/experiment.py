@@ -15,13 +15,14 @@ kill or Ctrl-C the same command goes on.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
 from ssl_sat.graph.settings import LaunchSpec
-from ssl_sat.spec import ConfigError, suggest
+from ssl_sat.spec import ConfigError, UserError, suggest
 
 if TYPE_CHECKING:
     from ssl_sat.graph.plan import Plan
@@ -69,7 +70,6 @@ def graph_path(spec: ExperimentSpec) -> Path:
 def run(spec: ExperimentSpec) -> None:
     """Plan and answer, or plan, show, run, report and check. SystemExit: 1 when a node failed, 130 when interrupted."""
     from ssl_sat.graph import claims, expected, explain
-    from ssl_sat.graph.absent import settled
     from ssl_sat.graph.shown import answered, show
 
     plan = _plan(spec)
@@ -81,10 +81,9 @@ def run(spec: ExperimentSpec) -> None:
         return
     show(plan)
     try:
-        failed = not plan.all_done and _run(plan, spec)
-        plan = settled(_plan(spec)) if failed or not plan.all_done else plan
-        explain.remember(plan)
-        missed = _report(plan)
+        failed, now = (False, plan) if plan.all_done else _run(plan, spec)
+        explain.remember(now)
+        missed = _report(now, spec)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", flush=True)
         raise SystemExit(130) from None
@@ -98,25 +97,41 @@ def _plan(spec: ExperimentSpec) -> Plan:
     return make_plan(graph_path(spec), spec.outputs, spec.only, spec.size, spec.resources)
 
 
-def _run(plan: Plan, spec: ExperimentSpec) -> bool:
-    """Run what is missing; return whether a node failed."""
+def _run(plan: Plan, spec: ExperimentSpec) -> tuple[bool, Plan]:
+    """Run what is missing; return whether a node failed, and the plan as it stands then."""
     from ssl_sat.graph import launch
+    from ssl_sat.graph.absent import settled
     from ssl_sat.graph.shown import summary
 
     with launch.alone(plan.folder) as (lock, waited):
         if waited:
             plan = _plan(spec)
         outcomes = [] if plan.all_done else launch.launch(plan, lock, spec)
-    return summary(plan, outcomes)
+        failed = summary(plan, outcomes)
+        now = _plan(spec)
+        with suppress(UserError):
+            _whole(now, spec).write()  # what `ssl_sat.report` reads: all nodes, as they stand in the end
+    return failed, settled(now)
 
 
-def _report(plan: Plan) -> bool:
-    """Write the report and check it; return whether something is unlike what was expected."""
+def _whole(plan: Plan, spec: ExperimentSpec) -> Plan:
+    """The plan of all nodes, where `only` left some out; UserError where those cannot be planned here."""
+    return _plan(spec.model_copy(update={"only": ()})) if spec.only else plan
+
+
+def _report(plan: Plan, spec: ExperimentSpec) -> bool:
+    """Write the report, of the whole graph, and check it; return whether something is unlike what was expected."""
+    from ssl_sat.graph.absent import settled
     from ssl_sat.graph.expected import check_report, missed
     from ssl_sat.graph.report import write_report
     from ssl_sat.graph.shown import show_absent, show_claims, show_findings
     from ssl_sat.graph.verdicts import read_judged
 
+    try:
+        plan = settled(_whole(plan, spec))
+    except UserError as error:
+        print(f"no report, which is of the whole graph, and that cannot be planned here: {error}", flush=True)
+        return False
     page = write_report(plan)
     show_absent(plan)
     findings = check_report(plan)

@@ -1,9 +1,14 @@
 import json
 import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import scipy.stats
 
+from ssl_sat.artifact import hash_files, locked, write_json
 from ssl_sat.graph.collect import collect, group_of, over_seeds
 from ssl_sat.graph.planner import make_plan
 from ssl_sat.graph.report import write_report
@@ -116,3 +121,38 @@ def test_a_report_of_artifacts_made_by_hand_holds_what_went_into_them(lab):
     assert [node.fingerprint for node in found.nodes] == [plan.nodes[n].fingerprint for n in range(3)]
     html = write_report(found).read_text()
     assert all(node.fingerprint[:8] in html for node in found.nodes)
+
+
+def test_the_page_is_built_again_for_other_contents_under_the_same_fingerprint(done):
+    page = write_report(done)
+    node = done.by_id["middle-seed1"]
+    metrics = Path(node.artifact) / "metrics.json"
+    metrics.write_text(json.dumps({**json.loads(metrics.read_text()), "total": 107}))
+    write_json(Path(node.artifact) / "files.json", hash_files(Path(node.artifact)))
+    write_report(make_plan(Path("mine.yaml")))
+    assert json.loads((page.parent / "metrics.json").read_text())["middle-seed1.total"] == 107
+
+
+def test_warnings_of_stale_nodes_and_the_stamp_come_and_go(done):
+    page = write_report(done)
+    plain = page.read_bytes()
+    first, *others = done.nodes
+    stale = replace(done, nodes=[replace(first, stale=["fake_numbers"]), *others])
+    assert "Stale: the code of fake_numbers has changed" in write_report(stale).read_text()
+    fed = replace(done, nodes=[first, replace(others[0], remade=["source"]), *others[1:]])
+    assert "inputs that were made again since: middle-seed0 (source)." in write_report(fed).read_text()
+    assert write_report(done).read_bytes() == plain
+    written = page.stat().st_mtime_ns
+    write_report(replace(done, demo=not done.demo))
+    assert page.stat().st_mtime_ns != written
+
+
+def test_two_commands_do_not_write_one_report_at_once(done, capsys):
+    page = Path(done.outputs) / "reports" / done.name / "report.html"
+    with ThreadPoolExecutor(1) as pool:
+        with locked(done.folder / ".report.lock", "not free"):
+            other = pool.submit(write_report, done)
+            time.sleep(0.5)
+            assert not page.parent.exists() and not other.done()
+        assert other.result(timeout=60) == page and page.is_file()
+    assert "another command writes the report of sums; waiting" in capsys.readouterr().out

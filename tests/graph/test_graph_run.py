@@ -198,3 +198,105 @@ def test_changed_code_is_named_and_rerun_on_request(own_lab):
     own_lab.write(own_lab.graph.read_text().replace("stale=warn", "stale=rerun"))
     status, output = own_lab.run()
     assert status == 0 and own_lab.runs == ["SourceSpec-1-0"] * 2, output
+
+
+CHAIN = """
+name: sums
+question: Does a rerun reach what hangs on it?
+stages:
+  fake_source: {overrides: [stale=rerun]}
+  fake_sum: {overrides: [stale=STALE]}
+nodes:
+  source: {stage: fake_source, overrides: [value=2]}
+  middle: {stage: fake_sum, needs: {left: source}}
+  end: {stage: fake_sum, overrides: [value=3], needs: {right: middle}}
+"""
+
+
+def total(lab, node):
+    return json.loads((lab.folder / "outputs/reports/sums/metrics.json").read_text()).get(f"{node}.total")
+
+
+def edit_the_source_alone(lab):
+    """What a change in the code of pretraining is to fine-tuning: the sums add up as before."""
+    stages = lab.package / "fake_stages.py"
+    assert stages.read_text().count('CODE = ("fake_numbers",)') == 1
+    text = stages.read_text().replace("    total = fake_numbers", "    import fake_bonus\n    total = fake_numbers")
+    text = text.replace(
+        "item in inputs.values())])\n", "item in inputs.values())])\n    total += fake_bonus.of(spec)\n"
+    )
+    stages.write_text(
+        text.replace('f"v{s.value}-s{s.seed}", code=CODE,', 'f"v{s.value}-s{s.seed}", code=("fake_bonus",),')
+    )
+    return lab.package / "fake_bonus.py"
+
+
+def test_a_rerun_reaches_what_hangs_on_it_and_the_report(own_lab):
+    bonus = edit_the_source_alone(own_lab)
+    bonus.write_text("def of(spec):\n    return 0\n")
+    own_lab.write(CHAIN.replace("STALE", "warn"))
+    status, output = own_lab.run()
+    assert status == 0, output
+    assert [total(own_lab, node) for node in ("source", "middle", "end")] == [2, 3, 6]
+
+    bonus.write_text("def of(spec):\n    return 100 if type(spec).__name__ == 'SourceSpec' else 0\n")
+    status, output = own_lab.run()
+    assert status == 0 and own_lab.runs == ["SourceSpec-2-0", "SumSpec-1-0", "SumSpec-3-0", "SourceSpec-2-0"], output
+    assert "stale: source was made again, or will be, since it went into middle" in output
+    assert [total(own_lab, node) for node in ("source", "middle", "end")] == [102, 3, 6]  # the rerun's number
+    page = (own_lab.folder / "outputs/reports/sums/report.html").read_text()
+    assert "Stale: made of inputs that were made again since: middle (source)." in page
+    status, output = own_lab.run()
+    assert status == 0 and len(own_lab.runs) == 4, output
+    assert "stale: source was made again, or will be, since it went into middle" in output
+
+    own_lab.write(CHAIN.replace("STALE", "error"))
+    status, output = own_lab.run()
+    assert status == 2 and "was made before source was made again; choose stale=rerun or stale=warn" in output
+
+    own_lab.write(CHAIN.replace("STALE", "rerun"))
+    status, output = own_lab.run()
+    assert status == 0 and own_lab.runs[4:] == ["SumSpec-1-0", "SumSpec-3-0"], output
+    assert [total(own_lab, node) for node in ("source", "middle", "end")] == [102, 103, 106]
+    assert "Stale:" not in (own_lab.folder / "outputs/reports/sums/report.html").read_text()
+    status, output = own_lab.run()
+    assert status == 0 and "everything is already done (3 nodes)" in output and "stale" not in output
+
+    bonus.write_text("def of(spec):\n    return 200 if type(spec).__name__ == 'SourceSpec' else 0\n")
+    status, output = own_lab.run()  # all three in one command
+    assert status == 0 and own_lab.runs[6:] == ["SourceSpec-2-0", "SumSpec-1-0", "SumSpec-3-0"], output
+    assert [total(own_lab, node) for node in ("source", "middle", "end")] == [202, 203, 206]
+    shutil.rmtree(Artifact.open(next(own_lab.folder.glob("outputs/fake_source/v2-s0-????????"))).path)
+    status, output = own_lab.run()  # made anew with what it held before: nothing else needs to be
+    assert status == 0 and own_lab.runs[9:] == ["SourceSpec-2-0"], output
+
+
+def test_a_rerun_that_fails_is_no_success(own_lab):
+    own_lab.write("name: sums\nquestion: '?'\nnodes:\n  source: {stage: fake_source, overrides: [stale=rerun]}\n")
+    assert own_lab.run()[0] == 0
+    (own_lab.package / "fake_numbers.py").write_text("def add(values):\n    return sum(values) + 1\n")
+    (own_lab.folder / "fail-SourceSpec-1-0").touch()
+    status, output = own_lab.run()
+    assert status == 1 and "1 nodes: 1 failed" in output, output
+    assert total(own_lab, "source") is None  # the old number is not that of this code
+    (own_lab.folder / "fail-SourceSpec-1-0").unlink()
+    assert own_lab.run()[0] == 0 and total(own_lab, "source") == 2
+
+
+def test_only_some_nodes_are_reported_with_the_rest(lab):
+    assert lab.run()[0] == 0
+    report = lab.folder / "outputs/reports/sums"
+    before = json.loads((report / "metrics.json").read_text())
+    assert before["nodes_done"] == 5
+    status, output = lab.run("only=middle-seed0")
+    assert status == 0 and json.loads((report / "metrics.json").read_text()) == before, output
+    gone = [next(lab.folder.glob(f"outputs/fake_sum/v{n}-????????")) for n in ("1-s0", "1-s1")]
+    for path in gone:
+        shutil.rmtree(path)
+    status, output = lab.run("only=middle-seed0")
+    assert status == 0 and "2 nodes: 1 done before, 1 made now" in output
+    now = json.loads((report / "metrics.json").read_text())
+    assert (now["nodes"], now["nodes_done"], now["end-seed1.total"]) == (5, 4, before["end-seed1.total"])
+    assert "Unfinished: 4 of 5 nodes" in (report / "report.html").read_text()
+    plan = json.loads((lab.folder / "outputs/.graph/sums/plan.json").read_text())  # of which `ssl_sat.report` reports
+    assert {node["id"]: node["state"] for node in plan["nodes"]}["middle-seed1"] == "to do" and len(plan["nodes"]) == 5
