@@ -1,4 +1,4 @@
-"""The graph as a picture: needed nodes on the left, each with its state by colour, sign and words (SVG, and PNG).
+"""The graph as a picture: needed nodes on the left, each with its state by colour, sign and words (SVG, PNG, PDF).
 
 Layers are longest paths from the left; within a layer nodes are ordered by the mean place of their neighbours, to and
 fro (Sugiyama et al. 1981, with barycentres). What would be too large is drawn without its seeds, or else by the nodes
@@ -11,9 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ssl_sat.graph.plan import Node, Plan
 from ssl_sat.graph.status import STATES, Standing, counted, standings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST, TALLEST = 60, 24  # boxes in all, and in one layer
 _COLOURS: Mapping[str, tuple[str, str]] = {  # fill and sign; Okabe and Ito's palette, lightened under black text
@@ -185,15 +189,17 @@ def _ends(one: Box, other: Box) -> tuple[float, float, float, float]:
 
 
 def write(plan: Plan, folder: Path) -> list[Path]:
-    """Write dag.svg and dag.png into a folder; return their paths."""
+    """Write dag.svg, dag.png and dag.pdf into a folder; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    svg, png = folder / "dag.svg", folder / "dag.png"
+    svg, png, pdf = (folder / f"dag.{kind}" for kind in ("svg", "png", "pdf"))
     svg.write_text(as_svg(plan), encoding="utf-8")
-    _as_png(picture(plan), png)
-    return [svg, png]
+    figure = _figure(picture(plan))
+    figure.savefig(png)
+    figure.savefig(pdf, metadata={"Creator": None, "Producer": None, "CreationDate": None})
+    return [svg, png, pdf]
 
 
-def _as_png(drawn: Picture, path: Path) -> None:
+def _figure(drawn: Picture) -> Figure:
     """The same places and colours by matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -226,7 +232,7 @@ def _as_png(drawn: Picture, path: Path) -> None:
         axes.add_patch(shape)
         axes.text(box.x + 9, box.y + 17, f"{sign} {box.name}", fontsize=12 * point, fontweight="bold", parse_math=False)
         axes.text(box.x + 9, box.y + 33, box.words, fontsize=11 * point, color="#333333", parse_math=False)
-    figure.savefig(path)
+    return figure
 
 
 assert set(STATES) < set(_COLOURS)

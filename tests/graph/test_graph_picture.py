@@ -69,7 +69,7 @@ def test_lines_do_not_cross_where_they_need_not(lab):
     assert [name[-5:] for name in orders[0]] == [name[-5:] for name in orders[1]]
 
 
-def test_many_nodes_are_drawn_in_groups_and_a_png_is_written(lab):
+def test_many_nodes_are_drawn_in_groups_and_png_and_pdf_are_written(lab):
     plan = make_plan(lab.write(lab.graph.read_text().replace("[0, 1]", str(list(range(40))))))
     boxes = {box.name: box for box in dag.picture(plan).boxes}
     assert list(boxes) == ["source", "middle", "end"] and boxes["end"].needs == ["middle"]
@@ -77,5 +77,9 @@ def test_many_nodes_are_drawn_in_groups_and_a_png_is_written(lab):
     lab.write(lab.graph.read_text().replace("foreach: {seed: ", "foreach: {rate: [1, 2], seed: "))
     names = [box.name for box in dag.picture(make_plan(lab.graph)).boxes]  # 161 nodes, without their seeds five
     assert names == ["source", "middle-rate1", "middle-rate2", "end-rate1", "end-rate2"]
-    svg, png = dag.write(plan, lab.folder / "pictures")
+    svg, png, pdf = dag.write(plan, lab.folder / "pictures")
     assert svg.read_text().startswith("<svg") and png.read_bytes().startswith(b"\x89PNG")
+    before = pdf.read_bytes()
+    assert before.startswith(b"%PDF-") and b"CreationDate" not in before
+    dag.write(plan, lab.folder / "pictures")
+    assert pdf.read_bytes() == before
