@@ -148,7 +148,10 @@ PRETRAIN = Stage(
     code=(
         "ssl_sat.training.pretraining",
         "ssl_sat.training.gradient_cache",
+        "ssl_sat.training.watching",
+        *(f"ssl_sat.evaluation.{name}" for name in ("packs", "probes", "classification", "multilabel")),
         "ssl_sat.data.subset",
+        "ssl_sat.data.splits",
         *training.CODE,
         *augment.CODE,
         *losses.CODE,

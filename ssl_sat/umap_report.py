@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from ssl_sat import augment, training
 from ssl_sat.artifact import Artifact, Ref
 from ssl_sat.spec import UserError, runtime
 from ssl_sat.stage import Inputs, Lookup, Metrics, Stage, StageSpec
@@ -123,10 +124,10 @@ UMAP_REPORT = Stage(
     _choices,
     _inputs,
     code=(
-        "ssl_sat.report.maps",
-        "ssl_sat.report.projection",
-        "ssl_sat.report.faithful",
-        "ssl_sat.evaluation.states",
+        *(f"ssl_sat.report.{name}" for name in ("maps", "map_files", "projection", "faithful")),
+        *(f"ssl_sat.evaluation.{name}" for name in ("states", "ood_sets", "packs", "predict", "predictions")),
+        *training.CODE,
+        *augment.CODE,
     ),
     headline=_headline,
 )
