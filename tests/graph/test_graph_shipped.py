@@ -159,7 +159,7 @@ def test_the_notebooks_start_from_imagenet_and_nothing_else_does(data, monkeypat
 
 @pytest.mark.parametrize(
     ("name", "node", "there"),
-    [("label_efficiency", "pretrain", "rgb"), ("band_transfer", "three", "rgb"), ("band_transfer", "twelve", "l2a")],
+    [("band_transfer", "three", "rgb"), ("band_transfer", "twelve", "l2a")],
 )
 def test_small_sizes_share_the_pretrainings_of_simclr_gain(name, node, there, data, monkeypatch):
     monkeypatch.chdir(data)
