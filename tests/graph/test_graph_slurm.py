@@ -142,7 +142,7 @@ def test_how_the_end_of_a_job_is_judged(lab):
     (done / "artifact.json").write_text(json.dumps({"fingerprint": attempts.node.fingerprint}))
     assert job._judged(attempts, "8", "COMPLETED").status == 0  # made by another experiment's job
     plain, attempts.node = attempts.node, replace(attempts.node, stale=["fake_numbers"])
-    assert not attempts.marker.exists() and job._judged(attempts, "8", "COMPLETED").transient  # what is there may be old
+    assert not attempts.marker.exists() and job._judged(attempts, "8", "COMPLETED").transient  # it may be old
     attempts.node = plain
     attempts.note(state="failed", status=2, error="a mistake")
     assert (job._judged(attempts, "7", "FAILED").status, job._judged(attempts, "7", "FAILED").transient) == (2, False)
