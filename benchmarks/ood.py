@@ -34,11 +34,10 @@ from ssl_sat.ood.mc_dropout import Sampler
 from ssl_sat.ood.metrics import ood_metrics
 from ssl_sat.ood.sanity import misclassification, wrong_predictions
 from ssl_sat.ood.shortcut_probe import ShortcutProbe, image_statistics
-from ssl_sat.ood.spec import McDropoutSpec
+from ssl_sat.ood.spec import PROBE, McDropoutSpec
 from ssl_sat.training.classifier import Classifier
 
 CLASSES, BANDS, PX = 10, ("B04", "B03", "B02"), 64
-PROBE = "shortcut_probe"
 FEW = 200  # samples that scikit-learn scores by Mahalanobis distance; ours scores all of them
 _NEEDS = ("pytorch_ood",)
 _LOOP = "naive loop, the same statistics"

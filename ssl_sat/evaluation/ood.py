@@ -27,9 +27,9 @@ from ssl_sat.ood.sanity import OF_LOGITS, Sanity, misclassification, wrong_predi
 from ssl_sat.ood.score import Scores
 from ssl_sat.ood.selective import risk_coverage, risk_coverage_with_ood
 from ssl_sat.ood.shortcut_probe import STATISTICS, ShortcutProbe, describe
+from ssl_sat.ood.spec import PROBE
 from ssl_sat.spec import ConfigError
 
-PROBE = "shortcut_probe"
 Pair = tuple[Scores, Scores]  # of the same detector, in- and out-of-distribution
 
 

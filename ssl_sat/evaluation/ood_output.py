@@ -14,12 +14,13 @@ from scipy.special import softmax
 
 from ssl_sat.artifact import write_json
 from ssl_sat.evaluation.classification import ece, wilson_interval
-from ssl_sat.evaluation.ood import PROBE, Results, deployed_detector
+from ssl_sat.evaluation.ood import Results, deployed_detector
 from ssl_sat.evaluation.ood_sets import Context
 from ssl_sat.evaluation.pictures import pictures
 from ssl_sat.evaluation.predict import Predictions
 from ssl_sat.ood.comparisons import compare
 from ssl_sat.ood.conformal import coverage_interval
+from ssl_sat.ood.spec import PROBE
 from ssl_sat.report import figures, ood_figures
 from ssl_sat.report.classification_figures import reliability
 from ssl_sat.report.ood_table import COLUMNS, PAIRED, ood_rows, paired_rows

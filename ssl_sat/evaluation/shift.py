@@ -34,6 +34,7 @@ from ssl_sat.ood.contract import NotApplicable
 from ssl_sat.ood.metrics import delong
 from ssl_sat.ood.score import Scores
 from ssl_sat.ood.shortcut_probe import ShortcutProbe
+from ssl_sat.ood.spec import PROBE
 from ssl_sat.progress import Advance
 from ssl_sat.report import figures, ood_figures
 from ssl_sat.report.tables import Column, Estimate, Value, write_tables
@@ -43,7 +44,6 @@ from ssl_sat.stage import record_facts
 from ssl_sat.training import setup
 from ssl_sat.training.model_io import ModelCard, load_classifier
 
-PROBE = "shortcut_probe"
 Row = dict[str, Value]
 COLUMNS = (
     Column("corruption", "corruption"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ssl_sat.graph.plan import Node
-from ssl_sat.report.ood_table import PROBE
+from ssl_sat.ood.spec import PROBE
 
 _ENDS = ("", "_low", "_high")
 _CLASSIFICATION = (

@@ -18,7 +18,8 @@ from typing import Any
 
 from ssl_sat.graph.about import About, about
 from ssl_sat.graph.collect import Finished, group_of
-from ssl_sat.report.ood_table import COLUMNS, PROBE
+from ssl_sat.ood.spec import PROBE
+from ssl_sat.report.ood_table import COLUMNS
 from ssl_sat.report.tables import Column, Estimate, Value
 
 Row = dict[str, Value]

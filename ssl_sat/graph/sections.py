@@ -13,8 +13,9 @@ from ssl_sat.graph import expected as expectations
 from ssl_sat.graph.claim_tables import counted, sentence
 from ssl_sat.graph.collect import Finished, group_of
 from ssl_sat.graph.plan import Plan
-from ssl_sat.graph.tables import PROBE, Table
+from ssl_sat.graph.tables import Table
 from ssl_sat.graph.verdicts import Judged
+from ssl_sat.ood.spec import PROBE
 from ssl_sat.report.curves import History, curve_data
 from ssl_sat.report.html import Page, Prints
 from ssl_sat.report.map_page import read_map, within

@@ -9,7 +9,8 @@ from typing import Any
 from ssl_sat.graph.collect import Finished, group_of
 from ssl_sat.graph.paired import STARTS
 from ssl_sat.graph.plan import Plan
-from ssl_sat.graph.tables import PROBE, Row, Table, is_part
+from ssl_sat.graph.tables import Row, Table, is_part
+from ssl_sat.ood.spec import PROBE
 from ssl_sat.report.tables import Column, Estimate, Value, cell
 
 _MOST = 8  # sentences

@@ -22,6 +22,7 @@ from ssl_sat.graph.ood import ood_tables
 from ssl_sat.graph.paired import paired_rows
 from ssl_sat.graph.plan import Plan
 from ssl_sat.graph.pretraining import pretraining_rows
+from ssl_sat.ood.spec import PROBE
 from ssl_sat.report.tables import Column, Estimate, Value, write_tables
 
 Row = dict[str, Value]
@@ -29,7 +30,6 @@ _SUFFIXES = (".csv", ".md", ".parquet", ".tex")
 _ENDS = ("_low", "_high")
 CLASSIFICATION = ("test_accuracy", "test_map_macro", "test_macro_f1", "test_nll", "test_ece")
 DETECTION = ("auroc", "gain_over_probe", "aupr_out", "fpr_id_at_95tpr_ood")
-PROBE = "shortcut_probe"
 _RUNS = Column("runs", "runs")
 _LAST = (
     Column("seeds", "seeds"), Column("n", "n"), Column("interval", "95 % interval"), Column("encoder", "encoder"),

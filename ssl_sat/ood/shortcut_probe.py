@@ -31,6 +31,7 @@ from torch import Tensor
 from ssl_sat.bands import find
 from ssl_sat.ood.gaussian import TiedGaussian, fit_tied
 from ssl_sat.ood.score import Scores
+from ssl_sat.ood.spec import PROBE
 from ssl_sat.spec import ConfigError
 
 STATISTICS = (
@@ -130,7 +131,7 @@ class ShortcutProbe:
 
     def __call__(self, statistics_NS: np.ndarray) -> Scores:
         """Squared distance of each image to the training images."""
-        return Scores("shortcut_probe", self.gaussian.squared_distances(statistics_NS)[:, 0])
+        return Scores(PROBE, self.gaussian.squared_distances(statistics_NS)[:, 0])
 
 
 def describe(bands: Sequence[str]) -> str:

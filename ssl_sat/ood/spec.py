@@ -8,6 +8,8 @@ from pydantic import Field
 
 from ssl_sat.spec import Spec, later
 
+PROBE = "shortcut_probe"  # what stands beside the detectors, in scores, metrics and tables
+
 
 class McDropoutSpec(Spec):
     """How many passes, and which masks. The estimate of mutual information is biased low in `passes`: keep it fixed.

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from ssl_sat.ood import selective
 from ssl_sat.ood.metrics import aupr_out, auroc, delong, precision_recall_curve, roc_curve
 from ssl_sat.ood.score import Scores
+from ssl_sat.ood.spec import PROBE
 from ssl_sat.report.figures import _COLOURS, _ID, _OOD, _bare, _figure, _plain, _stamped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_PROBE = "shortcut_probe"
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
 Pairs = Mapping[str, tuple[Scores, Scores]]
 Array = NDArray[np.float64]
@@ -279,13 +279,13 @@ def corruption_gallery(
 
 def _ordered(pairs: Pairs, area: Any) -> list[tuple[tuple[str, tuple[Scores, Scores]], dict[str, Any]]]:
     """Detectors from the largest area to the smallest, each with its line style, which goes by its place in `pairs`."""
-    places = {name: at for at, name in enumerate(name for name in pairs if name != _PROBE)}
+    places = {name: at for at, name in enumerate(name for name in pairs if name != PROBE)}
     ranked = sorted(pairs.items(), key=lambda item: -area(*item[1]))
     return [(item, _style(item[0], places.get(item[0], 0))) for item in ranked]
 
 
 def _style(name: str, at: int) -> dict[str, Any]:
-    if name == _PROBE:
+    if name == PROBE:
         return {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 1.4}
     dash = _DASHES[at // len(_COLOURS) % len(_DASHES)]
     return {"color": _COLOURS[at % len(_COLOURS)], "linestyle": dash, "linewidth": 1.5}
@@ -302,7 +302,7 @@ def _legend(figure: Figure, axes: Axes, head: str, pairs: Pairs) -> None:
 def near_ood(areas: Mapping[str, Mapping[str, float]], *, title: str = "", demo: bool = False) -> Figure:
     """AUROC as a grid: a row a detector by falling mean (the probe last), a column a held-out class, then the mean."""
     means = {name: float(np.mean(list(values.values()))) for name, values in areas.items()}
-    names = sorted(areas, key=lambda name: (name == _PROBE, -means[name]))
+    names = sorted(areas, key=lambda name: (name == PROBE, -means[name]))
     classes = list(next(iter(areas.values())))
     grid = np.array([[*(areas[name][cls] for cls in classes), means[name]] for name in names])
     figure = _figure(0.62 * (len(classes) + 1) + 3.2, 0.36 * len(names) + 2.2)
@@ -314,7 +314,7 @@ def near_ood(areas: Mapping[str, Mapping[str, float]], *, title: str = "", demo:
         colour = "black" if grid[row, column] > middle else "white"
         axes.text(column, row, f"{grid[row, column]:.2f}", ha="center", va="center", color=colour, fontsize=8)
     axes.axvline(len(classes) - 0.5, color="white", linewidth=3)
-    if names[-1] == _PROBE:
+    if names[-1] == PROBE:
         axes.axhline(len(names) - 1.5, color="white", linewidth=3)
     axes.set_xticks(range(len(classes) + 1), [*classes, "mean"], rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), [_plain(name) for name in names])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ssl_sat.ood.spec import PROBE
 from ssl_sat.report.tables import Column, Estimate, Value
 
-PROBE = "shortcut_probe"
 COLUMNS = (
     Column("detector", "detector"),
     Column("part", "OOD part"),
