@@ -30,6 +30,9 @@ Pairs = Mapping[str, tuple[Scores, Scores]]
 Array = NDArray[np.float64]
 
 
+_LETTERS = 18  # of a caption below a picture of a bit more than an inch
+
+
 def score_histograms(pairs: Pairs, thresholds: Mapping[str, float], *, title: str = "", demo: bool = False) -> Figure:
     """One panel a detector: densities of both groups on common bins, and what the threshold accepts and rejects.
 
@@ -65,14 +68,18 @@ def _histogram(axes: Axes, id_scores: Scores, ood_scores: Scores, threshold: flo
         label = f"{name} (n = {len(scores):,})"
         axes.hist(inside, bins, density=True, histtype="step", color=colour, linewidth=1.3, label=label)
     if threshold is not None:
-        axes.axvline(np.clip(threshold, low, high), color="black", linestyle="--", linewidth=1.1, label="threshold")
+        line = {"color": "black", "linestyle": "--", "linewidth": 1.1, "label": "threshold"}
+        axes.axvline(np.clip(threshold, low, high), ymax=0.78, **line)  # type: ignore[arg-type]
         accepted, rejected = (id_scores.values <= threshold).mean(), (ood_scores.values > threshold).mean()
         text = f"ID accepted {accepted:.0%}\nOOD rejected {rejected:.0%}"
-        axes.text(
-            0.98, 0.97, text, transform=axes.transAxes, ha="right", va="top", fontsize=7, backgroundcolor="#FFFFFFB0"
-        )
+        axes.set_ylim(0, 1.3 * axes.get_ylim()[1])  # room for the text above the bars
+        axes.text(0.98, 0.98, text, transform=axes.transAxes, ha="right", va="top", fontsize=7)
     axes.margins(x=0)
+    axes.locator_params(axis="x", nbins=5)
+    axes.ticklabel_format(style="sci", scilimits=(-2, 4))
     axes.tick_params(labelsize=8)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_offset_text().set_fontsize(7)
     _bare(axes)
 
 
@@ -198,8 +205,9 @@ def fooled(rows: Sequence[FooledRow], *, alpha: float, title: str = "", demo: bo
                 axes.set(xticks=[], yticks=[])
                 for spine in axes.spines.values():
                     spine.set(color=colour, linewidth=1.5)
-                own = cells.own[column]
-                axes.set_xlabel(f"{own or ''}\n→ {cells.said[column]}", fontsize=6.5, labelpad=2)
+                own, said = cells.own[column] or "", f"→ {cells.said[column]}"
+                size = 6.5 * min(1.0, _LETTERS / max(len(own), len(said)))
+                axes.set_xlabel(f"{own}\n{said}", fontsize=size, labelpad=2)
         grid[at, columns[0]].set_visible(False)
         share = (
             "" if row.share is None else f"\nOOD accepted\n{row.share[0]:.0%} [{row.share[1]:.0%}, {row.share[2]:.0%}]"
