@@ -70,5 +70,12 @@ def test_the_command_says_what_counts() -> None:
     assert lines[0] == "own (test) (100) against other (50); accuracy in-distribution 0.9000; T = 30"
     assert lines[1].endswith("msp, over the probe -0.100  SUSPECT_ORIENTATION")
     assert lines[2] == "AUROC 0.8000 [0.7800, 0.8200]  mutual_information, over the probe -0.100 (novel 0.850)"
-    assert "at least 95% of in-distribution images accepted (found: 94.0%), OOD rejected: 30.0%" in lines[4]
+    assert (
+        "at least 95% of images that are like those of val (found on own (test): 94.0%), OOD rejected: 30.0%"
+        in lines[4]
+    )
+    seen = headline(
+        metrics() | {"held_out_seen_in_pretraining": True, "mutual_information@novel_orientation": "SUSPECT"}
+    )
+    assert seen[2].endswith("(novel 0.850)  SUSPECT (novel)") and "unlabelled, not unseen" in seen[4]
     assert lines[-1] == "left out: vim: no last layer"
