@@ -29,6 +29,7 @@ _MOST_RUNS = 60
 _MOST_BANDS = 4  # named in a narrow cell; more are counted
 _MOST_POINTS = 20_000
 _NOT_AGAIN = {"map", "curves"}  # figures that the page draws itself
+_DRAWN = ("ood_eval", "shift_eval", "finetune")  # stages whose figures stand at the end, in this order
 _CAUTION = (
     "How to read a map. It shows neighbourhoods and little else: distances between clusters, their sizes and densities "
     "mean nothing, and two clusters that touch may be far apart. Trustworthiness counts neighbours that the map made "
@@ -104,8 +105,8 @@ def _named(made: Sequence[Table], name: str) -> Table | None:
     return next((table for table in made if table.name == name), None)
 
 
-def classification(page: Page, items: Sequence[Finished], made: Sequence[Table], drawn: Mapping[str, Path]) -> None:
-    """Results, paired comparisons, figures of the fine-tuned models."""
+def classification(page: Page, made: Sequence[Table], drawn: Mapping[str, Path]) -> None:
+    """Results, probes, paired comparisons."""
     results, probes, paired = (_named(made, name) for name in ("results", "probes", "paired"))
     if results is not None:
         page.heading(results.title)
@@ -119,8 +120,6 @@ def classification(page: Page, items: Sequence[Finished], made: Sequence[Table],
         page.heading(paired.title, 2 if results is None else 3)
         _table(page, paired)
         _drawn(page, drawn, [name for name in drawn if name.endswith("_paired")])
-    if results is not None:
-        _gallery(page, [item for item in items if item.node.stage == "finetune"])
 
 
 def _drawn(page: Page, drawn: Mapping[str, Path], names: Sequence[str]) -> None:
@@ -128,8 +127,8 @@ def _drawn(page: Page, drawn: Mapping[str, Path], names: Sequence[str]) -> None:
         page.image(drawn[name], alt=name.replace("_", " "), caption="Mean and 95 % interval, seeds as dots.")
 
 
-def ood(page: Page, items: Sequence[Finished], made: Sequence[Table], drawn: Mapping[str, Path]) -> None:
-    """Detectors beside the shortcut probe, and their figures."""
+def ood(page: Page, made: Sequence[Table], drawn: Mapping[str, Path]) -> None:
+    """Detectors beside the shortcut probe."""
     table = _named(made, "ood")
     if table is None:
         return
@@ -150,7 +149,14 @@ def ood(page: Page, items: Sequence[Finished], made: Sequence[Table], drawn: Map
     if joined is not None:
         page.heading(joined.title, 3)
         _table(page, joined)
-    _gallery(page, [item for item in items if any(name.endswith("_auroc") for name in item.metrics)])
+
+
+def figures(page: Page, items: Sequence[Finished]) -> None:
+    """Figures of the artifacts: evaluations first, then fine-tuned models; what has no room is named."""
+    drawn = [item for item in items if item.node.stage in _DRAWN]
+    if any(item.path.glob("*.png") for item in drawn):
+        page.heading("Figures", new_page=True)
+        _gallery(page, sorted(drawn, key=lambda item: _DRAWN.index(item.node.stage)))
 
 
 def _number(value: Any) -> float:

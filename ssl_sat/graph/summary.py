@@ -41,7 +41,16 @@ def findings(made: Sequence[Table]) -> list[str]:
     lines = [_difference(row) for row in told]
     rest = len(lines) - _MOST
     lines = lines[:_MOST] + ([f"{rest} more comparisons are in the table of pairs."] if rest > 0 else [])
-    return lines + _beside_probe(by_name.get("ood", []), by_name.get("ood_joined", []))
+    near = by_name.get("near_ood", [])
+    own = {fingerprint for row in near for fingerprint in _prints(row)}
+    joined = by_name.get("ood_joined", [])
+    told_above = {row["runs"] for row in joined if (prints := _prints(row)) and prints <= own}
+    apart = [row for row in by_name.get("ood", []) if row["runs"] not in told_above]
+    return (
+        lines
+        + [_of_classes(arm, near) for arm in dict.fromkeys(row["runs"] for row in near)]
+        + _beside_probe(apart, joined)
+    )
 
 
 def _difference(row: Row) -> str:
@@ -67,6 +76,24 @@ def _beside_probe(rows: Sequence[Row], joined: Sequence[Row]) -> list[str]:
         if own:
             lines.append(_of_detectors(str(runs), own))
     return lines[:_MOST]
+
+
+def _prints(row: Row) -> set[str]:
+    return {*str(row.get("fingerprints", "")).split()}
+
+
+def _of_classes(arm: Value, rows: Sequence[Row]) -> str:
+    """`near: over 10 held-out classes, of 18 detectors vim has the largest mean AUROC, .78 [.73, .82], ...`"""
+    own = [row for row in rows if row["runs"] == arm]
+    detectors = [row for row in own if row.get("gain") is not None]
+    best = max(detectors, key=lambda row: _value(row["auroc"]) or 0.0)
+    probe = next(row for row in own if row["detector"] == PROBE.replace("_", " "))
+    return (
+        f"{arm}: over {best['classes']} classes held out in turn, of {len(detectors)} detectors {best['detector']} has "
+        f"the largest mean AUROC, {cell(best['auroc'], _PLAIN)} (worst class {best['worst']}); the shortcut probe has "
+        f"{cell(probe['auroc'], _PLAIN)}, {best['detector']} over it {cell(best['gain'], _SIGNED)}. Chosen by this "
+        f"very number; what a choice is worth on other classes stands above the table."
+    )
 
 
 def _of_detectors(runs: str, rows: Sequence[Row]) -> str:

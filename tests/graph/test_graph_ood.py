@@ -15,6 +15,8 @@ from ssl_sat.graph import ood as graph_ood
 from ssl_sat.graph.collect import Finished
 from ssl_sat.graph.ood import _over_classes, chosen_line, joined, near_figures, near_ood, near_rows, ood_tables
 from ssl_sat.graph.plan import Node
+from ssl_sat.graph.summary import findings
+from ssl_sat.graph.tables import Table
 from ssl_sat.report.tables import Estimate
 
 CLASSES = ("Crop", "Forest", "Lake", "River")
@@ -88,6 +90,16 @@ def test_a_score_that_is_turned_round_is_named_over_seeds_too(items: list[Finish
     turned = {name: [(b, a) for a, b in pairs] for name, pairs in graph_ood._scores(joined(items)[0].seeds).items()}
     monkeypatch.setattr(graph_ood, "_scores", lambda members: turned)
     assert joined(items)[0].rows["knn"]["orientation"] == "SUSPECT_ORIENTATION"
+
+
+def test_the_summary_tells_the_mean_over_classes_and_not_each_class(items: list[Finished]) -> None:
+    made = [Table(*table) for table in ood_tables(items)]
+    each = [{"runs": f"ood_eval-{cls}", "detector": "knn", "auroc": 0.5, "gain_over_probe": 0.1} for cls in CLASSES]
+    made.append(Table("ood", "", "", (), [*each, {**each[0], "runs": "far"}]))
+    near, far = findings(made)
+    best = near_rows("ood_eval", near_ood(joined(items))["ood_eval"])[0]
+    assert near.startswith("ood_eval: over 4 classes held out in turn, of 2 detectors knn has the largest mean AUROC")
+    assert f"worst class {best['worst']}" in near and far.startswith("far: knn")
 
 
 def test_a_choice_is_made_on_other_classes_than_it_is_reported_on(items: list[Finished], tmp_path: Path) -> None:
