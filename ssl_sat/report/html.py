@@ -33,6 +33,7 @@ _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".we
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{}'"
 _DEMO = "DEMO DATA: these numbers are not results"
 _LONG = 48  # letters beyond which a cell is broken into lines
+_FEW = 3  # fingerprints that may stand below one another
 
 
 class Prints(NamedTuple):
@@ -217,7 +218,8 @@ def _cell(value: Any, kind: str) -> str:
         return f"<td{kind} data-none>–</td>"
     if isinstance(value, Prints):
         links = (f'<a class="fp" href="#fp-{escape(text)}">{escape(text)}</a>' for text in value.fingerprints)
-        return f"<td>{' '.join(links)}</td>"
+        many = ' class="many"' if len(value.fingerprints) > _FEW else ""
+        return f"<td{many}>{' '.join(links)}</td>"
     if isinstance(value, Estimate):
         return f'<td class="number" data-v="{value.value!r}">{escape(cell(value, Column("", "", 4)))}</td>'
     if isinstance(value, bool) or not isinstance(value, (int, float)):
