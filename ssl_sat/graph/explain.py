@@ -158,10 +158,13 @@ _ABSENT = "(absent)"
 
 
 def _differences(old: Any, new: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted keys under which two values differ, with both values."""
+    """Dotted keys under which two values differ, with both values; lists of one length item by item (`steps.2.lr`)."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in [*old, *(key for key in new if key not in old)]:
             yield from _differences(old.get(key, _ABSENT), new.get(key, _ABSENT), f"{at}.{key}" if at else str(key))
+    elif isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
+        for place, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(before, after, f"{at}.{place}")
     elif json.dumps(old) != json.dumps(new):
         yield at, old, new
 

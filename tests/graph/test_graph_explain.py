@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_sat.graph.explain import explain, remember
+from ssl_sat.graph.explain import _differences, explain, remember
 from ssl_sat.graph.planner import make_plan
 from ssl_sat.graph.stages import stage_named
 from ssl_sat.spec import ConfigError
@@ -26,6 +26,12 @@ def made(lab):
 def changed(lab, old, new):
     lab.write(lab.graph.read_text().replace(old, new))
     return make_plan(lab.graph)
+
+
+def test_differences_name_the_very_key_within_lists_and_no_order_of_keys():
+    old = {"phases": {"steps": [{"train": "head", "lr": 0.1}, {"train": "all", "lr": 0.01}]}, "bands": ["B02", "B03"]}
+    new = {"phases": {"steps": [{"lr": 0.1, "train": "head"}, {"lr": 0.05, "train": "all"}]}, "bands": ["B02"]}
+    assert list(_differences(old, new)) == [("phases.steps.1.lr", 0.01, 0.05), ("bands", ["B02", "B03"], ["B02"])]
 
 
 def test_the_changed_key_with_both_values(made):
