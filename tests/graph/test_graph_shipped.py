@@ -90,7 +90,7 @@ def test_no_warm_up_leaves_nothing_to_train(name, size, data, monkeypatch):
                 assert leg.start > 0 or factor(max(round(warmup * 1000) - 1, 0)) > 0.9, (node.id, leg.name)
 
 
-@pytest.mark.parametrize("name", sorted({name for name, _ in SHIPPED} - {"imbalance"}))  # its cost is not written yet
+@pytest.mark.parametrize("name", sorted({name for name, _ in SHIPPED}))
 def test_its_readme_says_what_is_asked_what_it_costs_and_what_is_expected(name):
     text = (ROOT / name / "README.md").read_text()
     for heading in ("Question", "What it does", "Cost", "Expectation"):
