@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ssl_sat.graph import sections
-from ssl_sat.graph.collect import Finished, flat_metrics
+from ssl_sat.graph.collect import Finished, flat_metrics, group_named
 from ssl_sat.graph.plan import Plan
 from ssl_sat.graph.summary import findings, is_demo
 from ssl_sat.graph.tables import Table, tables
@@ -32,8 +33,8 @@ def build_page(
     _warnings(page, plan, items)
     page.heading("Summary")
     page.cards(sections.key_numbers(plan, items))
-    page.findings(findings(made))
     sections.claims(page, made, judged)
+    page.findings(findings(made))
     sections.expected(page, plan, metrics)
     page.heading("Graph")
     sections.graph(page, plan)
@@ -53,8 +54,10 @@ def build_page(
 def _warnings(page: Page, plan: Plan, items: Sequence[Finished]) -> None:
     if len(items) < len(plan.nodes):
         page.warning(f"Unfinished: {len(items)} of {len(plan.nodes)} nodes are done; the tables hold those alone.")
-    for name, reason in plan.absent.items():
-        page.warning(f"{name}: {WeightsAbsent.row} ({reason})")
+    if plan.absent:
+        counts = Counter(group_named(name) for name in plan.absent)
+        names = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in counts.items())
+        page.warning(f"{names}: {WeightsAbsent.row}. Why is told under \u201cNot run\u201d.")
     stale = sorted({module for node in plan.nodes for module in node.stale})
     if stale:
         page.warning(f"Stale: the code of {', '.join(stale)} has changed since it made some of these artifacts.")

@@ -33,7 +33,7 @@ _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".we
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{}'"
 _DEMO = "DEMO DATA: these numbers are not results"
 _LONG = 48  # letters beyond which a cell is broken into lines
-_FEW = 3  # fingerprints that may stand below one another
+_FEW = 3  # fingerprints that stand in one line
 
 
 class Prints(NamedTuple):
@@ -218,8 +218,8 @@ def _cell(value: Any, kind: str) -> str:
         return f"<td{kind} data-none>–</td>"
     if isinstance(value, Prints):
         links = (f'<a class="fp" href="#fp-{escape(text)}">{escape(text)}</a>' for text in value.fingerprints)
-        many = ' class="many"' if len(value.fingerprints) > _FEW else ""
-        return f"<td{many}>{' '.join(links)}</td>"
+        several = "" if len(value.fingerprints) < 2 else "several" if len(value.fingerprints) <= _FEW else "many"
+        return f'<td class="{several}">{" ".join(links)}</td>' if several else f"<td>{' '.join(links)}</td>"
     if isinstance(value, Estimate):
         return f'<td class="number" data-v="{value.value!r}">{escape(cell(value, Column("", "", 4)))}</td>'
     if isinstance(value, bool) or not isinstance(value, (int, float)):

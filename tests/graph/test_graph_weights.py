@@ -45,7 +45,7 @@ def test_a_node_that_finds_its_weights_absent_is_no_failure(lab) -> None:
     assert sorted(lab.runs) == ["SourceSpec-7-0", "SumSpec-1-0", "SumSpec-1-1", "SumSpec-3-0"]  # it was tried once
     folder = lab.folder / "outputs" / "reports" / "sums"
     page = (folder / "report.html").read_text()
-    assert "middle-seed1: not run: weights absent" in page and "Unfinished" not in page
+    assert "middle, end: not run: weights absent. Why is told" in page and "Unfinished" not in page
     assert "| middle | not run: weights absent | 1 |" in (folder / "tables" / "not_run.md").read_text()
     assert json.loads((folder / "metrics.json").read_text())["nodes_done"] == 3
 
