@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness import Bench, Gate, main
+from ssl_sat.artifact import publish
 from ssl_sat.graph.plan import Plan
 from ssl_sat.graph.planner import make_plan
 from ssl_sat.graph.stages import stage_named
@@ -73,7 +74,7 @@ def seconds(bench: Bench, place: Path, line: Sequence[str], fresh: bool = False)
         shutil.rmtree(place / "outputs", ignore_errors=True)
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, *line], cwd=place, env=env, check=True, capture_output=True)
+    subprocess.run([sys.executable, *line], cwd=place, env=env, check=True, stdout=subprocess.DEVNULL)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(f"  {cpu if bench.clock == 'cpu' else wall:8.2f} s  {line[-1][:40]} in {place.name}", flush=True)
@@ -90,12 +91,14 @@ def finish(place: Path) -> None:
         os.chdir(here)
     for node in plan.nodes:
         artifact = place / node.artifact
-        artifact.mkdir(parents=True)
+        partial = artifact.with_name(f"{artifact.name}.partial")
+        partial.mkdir(parents=True)
+        for name, values in (("metrics", {}), ("provenance", {}), ("config", node.config)):
+            (partial / f"{name}.json").write_text(json.dumps(values))
         code = code_digests(stage_named(node.stage).code)
-        record = {"format": "ssl_sat.artifact/1", "stage": node.stage, "fingerprint": node.fingerprint,
-                  "inputs": node.inputs, "choices": "x", "code": code, "synthetic": True}  # fmt: skip
-        for name, values in (("artifact", record), ("metrics", {}), ("provenance", {}), ("config", node.config)):
-            (artifact / f"{name}.json").write_text(json.dumps(values))
+        record = {"stage": node.stage, "fingerprint": node.fingerprint, "inputs": node.inputs, "choices": "x",
+                  "code": code, "synthetic": True, "input_paths": {}}  # fmt: skip
+        publish(partial, artifact, record)
 
 
 if __name__ == "__main__":
