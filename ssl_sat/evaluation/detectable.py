@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import ncf, norm, t
 
+from ssl_sat.ood import comparisons
+
 LEVEL, POWER = 0.95, 0.80
 
 
@@ -82,10 +84,5 @@ def paired_standard_error(difference_N: NDArray[np.floating]) -> float:
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """P-values adjusted for their number (Holm 1979); None stays None and counts for nothing."""
-    known = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    highest = 0.0
-    for rank, (p, at) in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - rank) * p))
-        adjusted[at] = highest
-    return adjusted
+    adjusted = iter(comparisons.holm([p for p in p_values if p is not None]))
+    return [None if p is None else next(adjusted) for p in p_values]
